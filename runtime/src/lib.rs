@@ -1,5 +1,6 @@
 //! Safe runtime over llama.cpp and ggml.
 
 mod error;
+pub mod rng;
 
 pub use error::{Error, ErrorKind, Result};

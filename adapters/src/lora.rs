@@ -1,0 +1,347 @@
+//! Low-rank adapters in memory: what is adapted, the factors A and B of every module, and their gradients.
+//!
+//! Stands between the training engine, which reads [`LoraWeights`] and fills [`LoraGrads`], the optimizer,
+//! which changes the weights, and `file.rs`, which stores them.
+//! An adapted linear layer computes `W x + (alpha / rank) * B (A x)` (Hu et al., arXiv 2106.09685, section 4.1).
+//!
+//! Shapes: `A` is `[rank, n_in]`, `B` is `[n_out, rank]`, both row-major: row `i` of `A` is
+//! `a[i * n_in..(i + 1) * n_in]`. That is also the memory order of the GGUF tensors `.lora_a` and `.lora_b`.
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+use owlet_runtime::{Error, ErrorKind, Result, rng::Rng};
+use serde::{Deserialize, Serialize};
+
+/// A linear layer of a decoder block that an adapter can act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// Query projection.
+    Q,
+    /// Key projection.
+    K,
+    /// Value projection.
+    V,
+    /// Attention output projection.
+    O,
+    /// Gate of the gated feed-forward layer.
+    Gate,
+    /// Up projection of the feed-forward layer.
+    Up,
+    /// Down projection of the feed-forward layer.
+    Down,
+}
+
+impl Target {
+    /// Every target, in the order in which a block uses them.
+    pub const ALL: [Target; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// The part of the GGUF tensor name between `blk.N.` and `.weight`.
+    pub fn tensor_name(self) -> &'static str {
+        match self {
+            Self::Q => "attn_q",
+            Self::K => "attn_k",
+            Self::V => "attn_v",
+            Self::O => "attn_output",
+            Self::Gate => "ffn_gate",
+            Self::Up => "ffn_up",
+            Self::Down => "ffn_down",
+        }
+    }
+
+    /// The target that the tensor `blk.N.<name>.weight` is, if it is one.
+    pub fn of_tensor(tensor: &str) -> Option<Self> {
+        let (block, name) = tensor.strip_prefix("blk.")?.strip_suffix(".weight")?.split_once('.')?;
+        block.parse::<u32>().ok()?;
+        Self::ALL.into_iter().find(|target| target.tensor_name() == name)
+    }
+
+    /// The short name of options and configuration files: `q`, `k`, `v`, `o`, `gate`, `up`, `down`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Q => "q",
+            Self::K => "k",
+            Self::V => "v",
+            Self::O => "o",
+            Self::Gate => "gate",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|target| target.name() == text).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, "unknown LoRA target")
+                .got(format!("{text:?}"))
+                .needed("one of q, k, v, o, gate, up, down")
+        })
+    }
+}
+
+/// Size, strength and place of an adapter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoraConfig {
+    /// Rank r of the update, 1..=256. Default 16. Memory of adapter, gradients and moments grows with it.
+    pub rank: usize,
+    /// Strength: the update is multiplied by `alpha / rank`. Finite and positive. Default 32.
+    pub alpha: f32,
+    /// The linear layers of each block that are adapted. Default all seven.
+    pub targets: BTreeSet<Target>,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self { rank: 16, alpha: 32.0, targets: Target::ALL.into() }
+    }
+}
+
+impl LoraConfig {
+    /// The largest rank that is accepted.
+    pub const MAX_RANK: usize = 256;
+
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] where rank, alpha or the targets are out of their documented range.
+    pub fn validate(&self) -> Result<()> {
+        let invalid = |what: &str| Error::new(ErrorKind::InvalidInput, what);
+        if !(1..=Self::MAX_RANK).contains(&self.rank) {
+            return Err(invalid("LoRA rank out of range").got(self.rank).needed(format!("1..={}", Self::MAX_RANK)));
+        }
+        if !(self.alpha.is_finite() && self.alpha > 0.0) {
+            return Err(invalid("LoRA alpha out of range").got(self.alpha).needed("a finite number above 0"));
+        }
+        if self.targets.is_empty() {
+            return Err(invalid("no LoRA targets").needed("at least one of q, k, v, o, gate, up, down"));
+        }
+        Ok(())
+    }
+
+    /// `alpha / rank`, the factor of `B A`.
+    pub fn scaling(&self) -> f32 {
+        self.alpha / self.rank as f32
+    }
+}
+
+/// The factors of one adapted tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraModule {
+    /// Name of the base tensor, such as `blk.0.attn_q.weight`.
+    pub name: String,
+    /// Width of the layer's input.
+    pub n_in: usize,
+    /// Width of the layer's output.
+    pub n_out: usize,
+    /// `[rank, n_in]`, row-major.
+    pub a: Vec<f32>,
+    /// `[n_out, rank]`, row-major.
+    pub b: Vec<f32>,
+}
+
+/// An adapter: its configuration and one [`LoraModule`] for every adapted tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraWeights {
+    /// Rank, strength and targets.
+    pub config: LoraConfig,
+    /// In the order of the list that [`LoraWeights::init`] got.
+    pub modules: Vec<LoraModule>,
+}
+
+impl LoraWeights {
+    /// A fresh adapter over the tensors `(name, n_in, n_out)` whose name is one of `config.targets`.
+    ///
+    /// As in PEFT, A is Kaiming-uniform with `a = sqrt(5)`, which is uniform in `±1 / sqrt(n_in)`, and B is zero, so
+    /// the adapter changes nothing yet. The numbers of a module depend on `seed` and its name alone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] if the configuration is out of range, [`ErrorKind::Mismatch`] if no tensor is a target.
+    pub fn init(config: &LoraConfig, tensors: &[(String, usize, usize)], seed: u64) -> Result<Self> {
+        config.validate()?;
+        let adapted = |name: &str| Target::of_tensor(name).is_some_and(|target| config.targets.contains(&target));
+        let modules: Vec<_> = tensors
+            .iter()
+            .filter(|(name, ..)| adapted(name))
+            .map(|(name, n_in, n_out)| {
+                let bound = 1.0 / (*n_in as f64).sqrt();
+                let mut rng = Rng::keyed(&[seed, name_key(name)]);
+                let a = (0..config.rank * n_in).map(|_| ((2.0 * rng.uniform() - 1.0) * bound) as f32).collect();
+                LoraModule { name: name.clone(), n_in: *n_in, n_out: *n_out, a, b: vec![0.0; n_out * config.rank] }
+            })
+            .collect();
+        if modules.is_empty() {
+            let names: Vec<_> = config.targets.iter().map(|target| target.name()).collect();
+            return Err(Error::new(ErrorKind::Mismatch, "the model has no tensor to adapt").needed(names.join(", ")));
+        }
+        Ok(Self { config: config.clone(), modules })
+    }
+
+    /// `alpha / rank`, the factor of `B A`.
+    pub fn scaling(&self) -> f32 {
+        self.config.scaling()
+    }
+
+    /// Number of trained values, A and B together.
+    pub fn n_parameters(&self) -> usize {
+        self.modules.iter().map(|module| module.a.len() + module.b.len()).sum()
+    }
+
+    /// The trained values in a fixed order: A then B of each module.
+    pub fn tensors(&self) -> impl Iterator<Item = &[f32]> {
+        self.modules.iter().flat_map(|module| [module.a.as_slice(), module.b.as_slice()])
+    }
+
+    /// As [`LoraWeights::tensors`], to be changed.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        self.modules.iter_mut().flat_map(|module| [module.a.as_mut_slice(), module.b.as_mut_slice()])
+    }
+}
+
+/// FNV-1a: a key that does not change between versions of the standard library.
+fn name_key(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |key, byte| (key ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Gradients of one module, in the shapes of its A and B.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraModuleGrads {
+    /// dLoss/dA, `[rank, n_in]`.
+    pub a: Vec<f32>,
+    /// dLoss/dB, `[n_out, rank]`.
+    pub b: Vec<f32>,
+}
+
+/// Gradients of a [`LoraWeights`], module by module in its order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraGrads {
+    /// One entry for every module of the weights.
+    pub modules: Vec<LoraModuleGrads>,
+}
+
+impl LoraGrads {
+    /// Zeros in the shapes of `weights`.
+    pub fn zeros(weights: &LoraWeights) -> Self {
+        let zeros =
+            |module: &LoraModule| LoraModuleGrads { a: vec![0.0; module.a.len()], b: vec![0.0; module.b.len()] };
+        Self { modules: weights.modules.iter().map(zeros).collect() }
+    }
+
+    /// Sets every value to zero and keeps the memory.
+    pub fn zero(&mut self) {
+        self.tensors_mut().for_each(|tensor| tensor.fill(0.0));
+    }
+
+    /// `self += scale * other`; both must belong to the same weights.
+    pub fn add_scaled(&mut self, other: &LoraGrads, scale: f32) {
+        for (mine, theirs) in self.tensors_mut().zip(other.tensors()) {
+            for (value, addend) in mine.iter_mut().zip(theirs) {
+                *value += scale * addend;
+            }
+        }
+    }
+
+    /// Multiplies every value by `factor`.
+    pub fn scale(&mut self, factor: f32) {
+        self.tensors_mut().flatten().for_each(|value| *value *= factor);
+    }
+
+    /// L2 norm over all values, summed in f64; not finite if any value is not.
+    pub fn global_norm(&self) -> f64 {
+        self.tensors().flatten().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt()
+    }
+
+    /// Whether every value is finite.
+    pub fn is_finite(&self) -> bool {
+        self.tensors().flatten().all(|value| value.is_finite())
+    }
+
+    /// The gradients in the order of [`LoraWeights::tensors`].
+    pub fn tensors(&self) -> impl Iterator<Item = &[f32]> {
+        self.modules.iter().flat_map(|module| [module.a.as_slice(), module.b.as_slice()])
+    }
+
+    /// As [`LoraGrads::tensors`], to be changed.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        self.modules.iter_mut().flat_map(|module| [module.a.as_mut_slice(), module.b.as_mut_slice()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensors() -> Vec<(String, usize, usize)> {
+        vec![
+            ("blk.0.attn_q.weight".into(), 16, 8),
+            ("blk.0.ffn_down.weight".into(), 32, 16),
+            ("output.weight".into(), 16, 99),
+        ]
+    }
+
+    #[test]
+    fn a_fresh_adapter_is_seeded_bounded_and_changes_nothing() {
+        let config = LoraConfig { rank: 4, ..LoraConfig::default() };
+        let weights = LoraWeights::init(&config, &tensors(), 7).expect("valid configuration");
+        assert_eq!(weights, LoraWeights::init(&config, &tensors(), 7).expect("valid configuration"));
+        assert_ne!(weights, LoraWeights::init(&config, &tensors(), 8).expect("valid configuration"));
+        assert_eq!(weights.modules.len(), 2, "only tensors of a block are targets");
+        assert_eq!(weights.n_parameters(), 4 * (16 + 8) + 4 * (32 + 16));
+        for module in &weights.modules {
+            let bound = 1.0 / (module.n_in as f32).sqrt();
+            assert!(module.a.iter().all(|value| value.abs() <= bound));
+            assert!(module.a.iter().any(|value| value.abs() > bound / 2.0));
+            assert!(module.b.iter().all(|&value| value == 0.0));
+        }
+    }
+
+    #[test]
+    fn configurations_out_of_range_are_refused() {
+        let base = LoraConfig::default();
+        for config in [
+            LoraConfig { rank: 0, ..base.clone() },
+            LoraConfig { rank: 257, ..base.clone() },
+            LoraConfig { alpha: 0.0, ..base.clone() },
+            LoraConfig { alpha: f32::NAN, ..base.clone() },
+            LoraConfig { alpha: f32::INFINITY, ..base.clone() },
+            LoraConfig { targets: BTreeSet::new(), ..base.clone() },
+        ] {
+            let error = config.validate().expect_err("out of range");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{config:?}");
+        }
+        assert!(base.validate().is_ok());
+    }
+
+    #[test]
+    fn target_names_go_both_ways() {
+        for target in Target::ALL {
+            assert_eq!(target.name().parse::<Target>().expect("own name"), target);
+            assert_eq!(Target::of_tensor(&format!("blk.12.{}.weight", target.tensor_name())), Some(target));
+        }
+        for tensor in ["blk.x.attn_q.weight", "blk.1.attn_q.bias", "attn_q.weight", "blk.1.attn_norm.weight"] {
+            assert_eq!(Target::of_tensor(tensor), None, "{tensor}");
+        }
+    }
+
+    #[test]
+    fn gradients_accumulate_and_measure() {
+        let config = LoraConfig { rank: 1, targets: [Target::Q].into(), ..LoraConfig::default() };
+        let weights = LoraWeights::init(&config, &tensors(), 0).expect("valid configuration");
+        let mut ones = LoraGrads::zeros(&weights);
+        ones.tensors_mut().for_each(|tensor| tensor.fill(1.0));
+        let mut sum = LoraGrads::zeros(&weights);
+        sum.add_scaled(&ones, 2.0);
+        sum.add_scaled(&ones, -0.5);
+        assert!((sum.global_norm() - 1.5 * 24f64.sqrt()).abs() < 1e-12);
+        sum.modules[0].b[3] = f32::NAN;
+        assert!(!sum.is_finite() && sum.global_norm().is_nan());
+        sum.zero();
+        assert_eq!(sum, LoraGrads::zeros(&weights));
+    }
+}
