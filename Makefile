@@ -1,0 +1,31 @@
+# The two doors for a person are `make demo` and `make test`; both install what the machine lacks.
+# All targets share one build: the dev profile, which is optimised (see Cargo.toml).
+
+CARGO_HOME ?= $(HOME)/.cargo
+export CARGO_HOME
+# rustup may have been installed a moment ago, without this shell knowing.
+export PATH := $(CARGO_HOME)/bin:$(PATH)
+
+DEMO_OUT ?= demo-out
+DEMO_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## Install what building needs: cmake, a C++ compiler, libclang, Rust
+	@scripts/setup.sh
+
+demo: setup ## Quantize, ask, adapt and ask again, on the embedded model; the report goes to demo-out/
+	cargo run --locked -- demo --out $(DEMO_OUT) $(DEMO_ARGS)
+
+test: setup ## Run every test
+	cargo test --workspace --locked --no-fail-fast
+
+lint: setup ## Check formatting, clippy, the documentation and the shell scripts
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	shellcheck scripts/*.sh .ci/run
