@@ -3,3 +3,4 @@
 mod advantages;
 mod golden;
 mod length;
+mod loss;

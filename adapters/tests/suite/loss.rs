@@ -1,0 +1,243 @@
+//! Policy loss, KL estimates and entropy band against the golden cases, and the loss against finite differences.
+
+use crate::golden::{golden, numbers, report};
+use owlet_adapters::{
+    entropy::EntropyBand,
+    loss::{Average, BatchSize, KlEstimate, LossOptions, LossStats, Objective, PolicyLoss, Sequence, policy_loss},
+    task::TaskType,
+};
+use owlet_runtime::rng::Rng;
+use serde_json::Value;
+
+fn rows(value: &Value) -> Vec<Vec<f64>> {
+    value.as_array().expect("an array of rows").iter().map(numbers).collect()
+}
+
+/// `values[row][token]` where the mask is 1.
+fn masked(values: &[Vec<f64>], mask: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let keep = |(row, mask): (&Vec<f64>, &Vec<f64>)| {
+        row.iter().zip(mask).filter(|(_, mask)| **mask == 1.0).map(|(value, _)| *value).collect()
+    };
+    values.iter().zip(mask).map(keep).collect()
+}
+
+fn average(mode: &Value) -> Average {
+    if mode == "seq" { Average::Seq } else { Average::Token }
+}
+
+/// The options of a case; the reference ignores the gspo types, which EasyR1 has.
+fn options(case: &Value) -> LossOptions {
+    let config = &case["config"];
+    let number = |name: &str| config[name].as_f64().expect("a number");
+    let objective = match config["loss_type"].as_str().expect("a name") {
+        "gspo" | "gspo_token" if case["reference"] == "easyr1-head" => Objective::Gspo,
+        "cispo" => Objective::Cispo,
+        "sapo" => Objective::Sapo { tau_positive: number("tau_positive"), tau_negative: number("tau_negative") },
+        _ => Objective::Clipped,
+    };
+    LossOptions {
+        objective,
+        clip_low: number("clip_ratio_low"),
+        clip_high: number("clip_ratio_high"),
+        clip_dual: number("clip_ratio_dual"),
+        average: average(&config["loss_avg_mode"]),
+        kl: None,
+    }
+}
+
+/// Masked rows of a case; advantages a token are given as rows of one token, which is the same mean in token mode.
+struct Batch {
+    logprobs: Vec<Vec<f64>>,
+    old: Vec<Vec<f64>>,
+    advantages: Vec<f64>,
+}
+
+fn batch(case: &Value) -> Batch {
+    let mask = rows(&case["response_mask"]);
+    let logprobs = masked(&rows(&case["log_probs"]), &mask);
+    let old = masked(&rows(&case["old_log_probs"]), &mask);
+    if case["advantages"][0].is_number() {
+        return Batch { logprobs, old, advantages: numbers(&case["advantages"]) };
+    }
+    let single = |rows: Vec<Vec<f64>>| rows.concat().into_iter().map(|value| vec![value]).collect();
+    let advantages = masked(&rows(&case["advantages"]), &mask).concat();
+    Batch { logprobs: single(logprobs), old: single(old), advantages }
+}
+
+fn evaluate(options: &LossOptions, batch: &Batch) -> PolicyLoss {
+    let sequences: Vec<_> = (0..batch.logprobs.len())
+        .map(|row| Sequence {
+            advantage: batch.advantages[row],
+            logprobs: &batch.logprobs[row],
+            old_logprobs: &batch.old[row],
+            reference_logprobs: None,
+        })
+        .collect();
+    let size = BatchSize::of(batch.logprobs.iter().map(Vec::len));
+    policy_loss(options, size, &sequences).expect("lengths agree")
+}
+
+/// One absolute and relative 1e-9: f64 on both sides.
+fn differ(got: f64, expected: f64) -> bool {
+    (got - expected).abs() > 1e-9 * (1.0 + expected.abs())
+}
+
+#[test]
+fn policy_losses_and_gradients_match_the_reference() {
+    let cases = golden("policy_loss.jsonl");
+    let mut failures = Vec::new();
+    for case in cases.iter().filter(|case| case["kind"] != "kl") {
+        let got = evaluate(&options(case), &batch(case));
+        let expected = &case["expected"];
+        let mut check = |what: &str, got: f64, expected: f64| {
+            if differ(got, expected) {
+                failures.push(format!("{} {what}: {got} instead of {expected}", case["id"]));
+            }
+        };
+        check("loss", got.loss, expected["loss"].as_f64().expect("a number"));
+        let gradient = masked(&rows(&expected["grad"]), &rows(&case["response_mask"])).concat();
+        assert_eq!(gradient.len(), got.stats.n_tokens);
+        for (index, (got, expected)) in got.coefficients.concat().iter().zip(gradient).enumerate() {
+            check(&format!("gradient [{index}]"), *got, expected);
+        }
+        let metric = |name: &str| expected["metrics"][name].as_f64();
+        check("ppo_kl", got.stats.mean(got.stats.sum_old_kl), metric("ppo_kl").expect("a number"));
+        for (name, n) in
+            [("pg_clipfrac_higher", got.stats.n_clipped_high), ("pg_clipfrac_lower", got.stats.n_clipped_low)]
+        {
+            if let Some(expected) = metric(name) {
+                check(name, got.stats.mean(n as f64), expected);
+            }
+        }
+    }
+    report(&failures, cases.len());
+}
+
+/// The one deviation: a task type without a row adds 0, not 0.2 (token mode) or NaN (seq mode, see `rest`).
+#[test]
+fn entropy_bands_match_the_reference_but_for_absent_tasks() {
+    let cases = golden("policy_loss.jsonl");
+    let band = EntropyBand::default();
+    let mut failures = Vec::new();
+    for case in cases.iter().filter(|case| case["kind"] == "policy_loss+entropy") {
+        let average = average(&case["config"]["loss_avg_mode"]);
+        let logprobs = batch(case).logprobs;
+        let tasks: Vec<TaskType> =
+            numbers(&case["task_index"]).iter().map(|&index| TaskType::ALL[index as usize]).collect();
+        let sequences: Vec<_> = tasks.iter().copied().zip(logprobs.iter().map(Vec::as_slice)).collect();
+        let plan = band.plan(average, &sequences);
+        let n_absent = TaskType::ALL.iter().filter(|task| !tasks.contains(task)).count();
+        let mut check = |what: &str, got: f64, expected: f64| {
+            if differ(got, expected) {
+                failures.push(format!("{} {what}: {got} instead of {expected}", case["id"]));
+            }
+        };
+        match case["expected"]["entropy_reg"].as_f64() {
+            Some(reg) => check("penalty", plan.penalty, band.coefficient * (reg - band.low * n_absent as f64)),
+            None => assert!(n_absent > 0 && plan.penalty.is_finite(), "only absent tasks make the reference NaN"),
+        }
+        let gradient = masked(&rows(&case["expected"]["entropy_reg_grad"]), &rows(&case["response_mask"]));
+        for ((&task, logprobs), row) in tasks.iter().zip(&logprobs).zip(gradient) {
+            for expected in row {
+                check("gradient", plan.coefficient(task, logprobs.len()), band.coefficient * expected);
+            }
+        }
+    }
+    report(&failures, cases.len());
+}
+
+#[test]
+fn kl_estimates_match_the_reference() {
+    let cases = golden("policy_loss.jsonl");
+    let mut failures = Vec::new();
+    for case in cases.iter().filter(|case| case["kind"] == "kl") {
+        let estimate = match case["kl_penalty"].as_str().expect("a name") {
+            "kl" => KlEstimate::K1,
+            "abs" => KlEstimate::Abs,
+            "mse" => KlEstimate::K2,
+            "low_var_kl" => KlEstimate::K3,
+            _ => continue,
+        };
+        let mask = rows(&case["response_mask"]);
+        let (logprobs, references) = (rows(&case["log_probs"]), rows(&case["ref_log_probs"]));
+        let (values, slopes) = (rows(&case["expected"]["kl"]), rows(&case["expected"]["grad"]));
+        let size = BatchSize::of(mask.iter().map(|row| row.iter().sum::<f64>() as usize));
+        for row in 0..mask.len() {
+            let n: f64 = mask[row].iter().sum();
+            let weight = match average(&case["loss_avg_mode"]) {
+                Average::Token => 1.0 / size.n_tokens as f64,
+                Average::Seq => 1.0 / (size.n_sequences as f64 * n),
+            };
+            for token in 0..mask[row].len() {
+                let (value, slope) = estimate.at(logprobs[row][token], references[row][token]);
+                let slope = slope * weight * mask[row][token];
+                // The reference computes this in f32.
+                let near = |got: f64, expected: f64| (got - expected).abs() <= 2e-6 * (1.0 + expected.abs());
+                if !near(value, values[row][token]) || !near(slope, slopes[row][token]) {
+                    failures.push(format!("{} [{row}][{token}]: {value}, {slope}", case["id"]));
+                }
+            }
+        }
+    }
+    report(&failures, cases.len());
+}
+
+#[test]
+fn gradients_are_difference_quotients() {
+    const STEP: f64 = 1e-6;
+    let mut rng = Rng::keyed(&[1]);
+    let mut draw = |n: usize| (0..n).map(|_| -2.0 * rng.uniform()).collect::<Vec<f64>>();
+    for objective in [Objective::Clipped, Objective::Gspo, Objective::Sapo { tau_positive: 1.0, tau_negative: 1.05 }] {
+        for average in [Average::Token, Average::Seq] {
+            let options = LossOptions { objective, average, ..LossOptions::default() };
+            let lengths = [3, 5, 0, 2];
+            let mut batch = Batch {
+                logprobs: lengths.map(&mut draw).to_vec(),
+                old: lengths.map(&mut draw).to_vec(),
+                advantages: vec![1.2, -0.7, 0.3, -2.0],
+            };
+            let coefficients = evaluate(&options, &batch).coefficients;
+            for (row, &length) in lengths.iter().enumerate() {
+                for token in 0..length {
+                    let mut at = |shift: f64| {
+                        batch.logprobs[row][token] += shift;
+                        let loss = evaluate(&options, &batch).loss;
+                        batch.logprobs[row][token] -= shift;
+                        loss
+                    };
+                    let quotient = (at(STEP) - at(-STEP)) / (2.0 * STEP);
+                    let got = coefficients[row][token];
+                    assert!(
+                        (got - quotient).abs() < 1e-7,
+                        "{objective} {average:?} [{row}][{token}]: {got} {quotient}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_parts_of_a_batch_add_up() {
+    let options = LossOptions { average: Average::Seq, ..LossOptions::default() };
+    let case = golden("policy_loss.jsonl").into_iter().find(|case| case["id"] == "default-token-basic");
+    let batch = batch(&case.expect("the first golden case"));
+    let whole = evaluate(&options, &batch);
+    let size = BatchSize::of(batch.logprobs.iter().map(Vec::len));
+    let (mut loss, mut stats, mut coefficients) = (0.0, LossStats::default(), Vec::new());
+    for row in 0..batch.logprobs.len() {
+        let sequence = Sequence {
+            advantage: batch.advantages[row],
+            logprobs: &batch.logprobs[row],
+            old_logprobs: &batch.old[row],
+            reference_logprobs: None,
+        };
+        let part = policy_loss(&options, size, &[sequence]).expect("lengths agree");
+        loss += part.loss;
+        stats.add(&part.stats);
+        coefficients.extend(part.coefficients);
+    }
+    assert!(!differ(loss, whole.loss));
+    assert_eq!(coefficients, whole.coefficients);
+    assert_eq!(stats.n_tokens, whole.stats.n_tokens);
+}
