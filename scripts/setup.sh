@@ -117,7 +117,9 @@ install_rust_by_rustup() {
     else
         say "installing Rust by rustup into ${CARGO_HOME:-$HOME/.cargo}"
         installer=$(mktemp)
-        curl --proto '=https' --tlsv1.2 --silent --show-error --fail https://sh.rustup.rs >"$installer" &&
+        # What https://sh.rustup.rs serves, from the host that the toolchain itself comes from.
+        curl --proto '=https' --tlsv1.2 --silent --show-error --fail --output "$installer" \
+            https://static.rust-lang.org/rustup/rustup-init.sh &&
             sh "$installer" -y --quiet --no-modify-path --profile minimal --component rustfmt --component clippy
         status=$?
         rm -f "$installer"

@@ -1,2 +1,13 @@
-//! placeholder
-fn main() {}
+//! The `owlet` command: parse, run, exit code.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+mod cli;
+
+fn main() -> ExitCode {
+    match cli::parse() {
+        Ok(cli) => cli::run(cli),
+        Err(usage) => cli::explain_usage(&usage),
+    }
+}

@@ -1,0 +1,153 @@
+//! What a command returns when it cannot go on, and what the shell and the person are told about it.
+//!
+//! | exit code | meaning | [`ErrorKind`] |
+//! |---|---|---|
+//! | 0 | done; also when the reader of our output went away | |
+//! | 1 | something given to us is wrong | all others, and a wrong command line |
+//! | 2 | Owlet or llama.cpp failed | `Backend`, `Internal` |
+//! | 130 | stopped by Ctrl-C or SIGTERM | `Cancelled` |
+
+use std::{error::Error as _, fmt::Write as _, io};
+
+use owlet::{Error, ErrorKind};
+
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
+
+/// Why a command ends early.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// An error, with what might help.
+    Error { error: Error, hints: Vec<String> },
+    /// Whoever read our output has had enough (`owlet … | head -1`): no failure at all.
+    BrokenPipe,
+}
+
+impl Failure {
+    /// A wrong argument: `what` the argument is, what it was and what it may be.
+    pub(crate) fn argument(what: &str, got: impl std::fmt::Display, needed: impl std::fmt::Display) -> Self {
+        Error::new(ErrorKind::InvalidInput, what).got(got).needed(needed).into()
+    }
+
+    /// A failed write to stdout.
+    pub(crate) fn stdout(source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::BrokenPipe {
+            return Self::BrokenPipe;
+        }
+        Error::new(ErrorKind::Io, "cannot write to standard output").source(source).into()
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::BrokenPipe => 0,
+            Self::Error { error, .. } => match error.kind() {
+                ErrorKind::Backend | ErrorKind::Internal => 2,
+                ErrorKind::Cancelled => 130,
+                _ => 1,
+            },
+        }
+    }
+
+    /// The lines for stderr: `error: …`, its causes, then `hint: …`; `None` when there is nothing to tell.
+    pub(crate) fn message(&self) -> Option<String> {
+        let Self::Error { error, hints } = self else { return None };
+        let mut text = format!("error: {error}");
+        let mut told = error.to_string();
+        let mut cause = error.source();
+        while let Some(source) = cause {
+            let line = source.to_string();
+            // Some errors repeat their source's words in their own.
+            if !told.contains(&line) {
+                let _ = write!(text, "\n  caused by: {line}");
+                told = line;
+            }
+            cause = source.source();
+        }
+        for hint in hints.iter().map(String::as_str).chain(general_hint(error.kind())) {
+            let _ = write!(text, "\nhint: {hint}");
+        }
+        Some(text)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Error { error, hints: Vec::new() }
+    }
+}
+
+/// Adds what might help to an error on its way up.
+pub(crate) trait Teach<T> {
+    /// Adds `hint` when the error is of `kind`.
+    fn hint(self, kind: ErrorKind, hint: impl Into<String>) -> Result<T>;
+}
+
+impl<T, E: Into<Failure>> Teach<T> for std::result::Result<T, E> {
+    fn hint(self, kind: ErrorKind, hint: impl Into<String>) -> Result<T> {
+        self.map_err(|error| {
+            let mut failure = error.into();
+            if let Failure::Error { error, hints } = &mut failure
+                && error.kind() == kind
+            {
+                hints.push(hint.into());
+            }
+            failure
+        })
+    }
+}
+
+/// What helps with every error of a kind.
+fn general_hint(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::Backend => Some("run again with `--verbose` to read llama.cpp's own messages"),
+        ErrorKind::Internal => Some("this is a bug of Owlet: please report it, with the output of `--verbose`"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_tell_whose_fault_it_is() {
+        let cases = [
+            (ErrorKind::NotFound, 1),
+            (ErrorKind::Io, 1),
+            (ErrorKind::InvalidFile, 1),
+            (ErrorKind::Unsupported, 1),
+            (ErrorKind::Mismatch, 1),
+            (ErrorKind::InvalidInput, 1),
+            (ErrorKind::ContextOverflow, 1),
+            (ErrorKind::Limit, 1),
+            (ErrorKind::Cancelled, 130),
+            (ErrorKind::Backend, 2),
+            (ErrorKind::Internal, 2),
+        ];
+        for (kind, code) in cases {
+            assert_eq!(Failure::from(Error::new(kind, "x")).exit_code(), code, "{kind:?}");
+        }
+        assert_eq!(Failure::BrokenPipe.exit_code(), 0);
+    }
+
+    #[test]
+    fn a_message_is_the_error_its_causes_and_the_hints_of_its_kind() {
+        let cause = io::Error::new(io::ErrorKind::UnexpectedEof, "file ends early");
+        let error = Error::new(ErrorKind::InvalidFile, "cannot load model").at("a.gguf").source(cause);
+        let failed: std::result::Result<(), Error> = Err(error);
+        let failure = failed
+            .hint(ErrorKind::InvalidFile, "download it again")
+            .hint(ErrorKind::NotFound, "not for this kind")
+            .expect_err("it stays an error");
+        assert_eq!(
+            failure.message().expect("an error has a message"),
+            "error: cannot load model: a.gguf\n  caused by: file ends early\nhint: download it again"
+        );
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_failure() {
+        let failure = Failure::stdout(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert!(failure.message().is_none());
+        assert_eq!(failure.exit_code(), 0);
+    }
+}

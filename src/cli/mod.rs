@@ -1,0 +1,72 @@
+//! The command line: one file a command, each with its `Args` and `run`.
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use failure::Result;
+use output::Output;
+
+mod failure;
+mod output;
+mod tasks;
+
+/// An on-device model that sees, and that the device can teach.
+#[derive(Debug, Parser)]
+#[command(name = "owlet", version, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct GlobalArgs {
+    /// Say nothing on stderr but errors
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Also print the libraries' log, llama.cpp's among them
+    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Tasks(tasks::TasksArgs),
+}
+
+/// The command line as typed.
+pub(crate) fn parse() -> Result<Cli, clap::Error> {
+    Cli::try_parse()
+}
+
+/// Prints the help that was asked for (exit code 0) or what is wrong with the command line (1).
+pub(crate) fn explain_usage(usage: &clap::Error) -> ExitCode {
+    // A reader of `--help` who went away is no failure.
+    let _ = usage.print();
+    ExitCode::from(u8::from(usage.use_stderr()))
+}
+
+/// Runs a command; the exit codes are those of [`failure`].
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    if cli.global.verbose {
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
+            .init();
+    }
+    let output = Output::new(cli.global.quiet);
+    let done = match cli.command {
+        Command::Tasks(args) => tasks::run(&args, output),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(message) = failure.message() {
+                output::talk(message);
+            }
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

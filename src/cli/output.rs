@@ -1,0 +1,133 @@
+//! Where words go: stdout carries data, stderr carries talk.
+
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::failure::{Failure, Result};
+
+/// The two streams as the person wants them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    quiet: bool,
+    styled: bool,
+}
+
+impl Output {
+    /// `quiet` silences talk and progress, never errors. Styles need a terminal and no `NO_COLOR`.
+    pub(crate) fn new(quiet: bool) -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { quiet, styled: wanted && io::stdout().is_terminal() }
+    }
+
+    /// Data, as it comes: no line end is added, and it is visible at once.
+    pub(crate) fn data(self, text: impl Display) -> Result<()> {
+        let mut stdout = io::stdout().lock();
+        write!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(Failure::stdout)
+    }
+
+    /// A line of data.
+    pub(crate) fn line(self, text: impl Display) -> Result<()> {
+        self.data(format_args!("{text}\n"))
+    }
+
+    /// Data for programs: one pretty JSON document.
+    pub(crate) fn json(self, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string_pretty(value).map_err(|error| Failure::stdout(error.into()))?;
+        self.line(text)
+    }
+
+    /// A line of talk.
+    pub(crate) fn say(self, text: impl Display) {
+        if !self.quiet {
+            talk(text);
+        }
+    }
+
+    /// `text` set back, for words beside the data on stdout; plain where styles are off.
+    pub(crate) fn dim(self, text: &str) -> String {
+        if self.styled && !text.is_empty() { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// A bar over `n` units of work with rate and time left; nothing when stderr is not a terminal.
+    pub(crate) fn progress(self, n: u64, unit: &'static str) -> ProgressBar {
+        let template = format!("{{bar:24}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left  {{wide_msg}}");
+        self.bar(n, &template)
+    }
+
+    /// A bar over `n` bytes.
+    pub(crate) fn byte_progress(self, n: u64) -> ProgressBar {
+        self.bar(n, "{bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {wide_msg}")
+    }
+
+    fn bar(self, n: u64, template: &str) -> ProgressBar {
+        let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(Some(n), target);
+        let style = ProgressStyle::with_template(template).expect("the templates above are well formed");
+        bar.set_style(style.progress_chars("━╸ "));
+        bar.enable_steady_tick(Duration::from_millis(250));
+        bar
+    }
+}
+
+/// Writes a line to stderr; errors are told through here even when the rest is quiet.
+pub(crate) fn talk(text: impl Display) {
+    // Nobody is left to hear that stderr is closed.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// `1234567` as `1.2 MB`.
+pub(crate) fn bytes(n: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// Columns of text aligned under their headings, the first to the left and the others to the right.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..n_columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
+            if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_told_in_the_largest_fitting_unit() {
+        let cases = [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (999_999, "1.0 MB"), (16_400_000, "16.4 MB")];
+        for (n, text) in cases {
+            assert_eq!(bytes(n), text);
+        }
+    }
+
+    #[test]
+    fn tables_align_names_left_and_numbers_right() {
+        let rows = [["task", "before"], ["ocr", "0.5"], ["chart", "10.25"]];
+        let rows: Vec<Vec<String>> =
+            rows.iter().map(|row| row.iter().map(|cell| (*cell).to_owned()).collect()).collect();
+        assert_eq!(table(&rows), "task   before\nocr       0.5\nchart   10.25\n");
+    }
+}
