@@ -24,9 +24,7 @@ impl Canvas {
     /// A square picture of `size` pixels in one colour.
     #[must_use]
     pub fn new(size: u32, background: Colour) -> Self {
-        Self {
-            image: RgbImage::from_pixel(size, size, Rgb(background)),
-        }
+        Self { image: RgbImage::from_pixel(size, size, Rgb(background)) }
     }
 
     /// Fills the points (in units) of `bounds` for which `inside` holds, with soft edges.
@@ -43,8 +41,7 @@ impl Canvas {
                 for sy in 0..SAMPLES {
                     for sx in 0..SAMPLES {
                         let (ux, uy) = (unit(x * SAMPLES + sx), unit(y * SAMPLES + sy));
-                        let in_bounds = (bounds[0]..bounds[2]).contains(&ux)
-                            && (bounds[1]..bounds[3]).contains(&uy);
+                        let in_bounds = (bounds[0]..bounds[2]).contains(&ux) && (bounds[1]..bounds[3]).contains(&uy);
                         hits += i32::from(in_bounds && inside(ux, uy));
                     }
                 }

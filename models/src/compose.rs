@@ -6,11 +6,10 @@ use crate::scene::{Bar, COLOURS, Content, Object, Print, SHAPES, Scene};
 
 /// The words that can be printed: a closed list, two to a picture.
 pub const WORDS: [&str; 60] = [
-    "OWL", "CAT", "DOG", "SUN", "MAP", "CAR", "BUS", "KEY", "CUP", "HAT", "BOX", "FOX", "PEN",
-    "TEA", "ICE", "SKY", "SEA", "JAM", "BEE", "ANT", "EGG", "NUT", "OAK", "BED", "TOY", "ZOO",
-    "JET", "VAN", "WEB", "HEN", "TREE", "FISH", "BIRD", "MOON", "RING", "LAMP", "DOOR", "BOOK",
-    "MILK", "SALT", "ROAD", "SHIP", "WOLF", "BEAR", "FROG", "LEAF", "RAIN", "SNOW", "WIND", "FIRE",
-    "GOLD", "IRON", "ROCK", "SAND", "ROSE", "CORN", "CAKE", "SOUP", "DESK", "COIN",
+    "OWL", "CAT", "DOG", "SUN", "MAP", "CAR", "BUS", "KEY", "CUP", "HAT", "BOX", "FOX", "PEN", "TEA", "ICE", "SKY",
+    "SEA", "JAM", "BEE", "ANT", "EGG", "NUT", "OAK", "BED", "TOY", "ZOO", "JET", "VAN", "WEB", "HEN", "TREE", "FISH",
+    "BIRD", "MOON", "RING", "LAMP", "DOOR", "BOOK", "MILK", "SALT", "ROAD", "SHIP", "WOLF", "BEAR", "FROG", "LEAF",
+    "RAIN", "SNOW", "WIND", "FIRE", "GOLD", "IRON", "ROCK", "SAND", "ROSE", "CORN", "CAKE", "SOUP", "DESK", "COIN",
 ];
 
 /// Side of a cell of the 3 x 3 grid, in units.
@@ -20,11 +19,7 @@ fn scene(rng: &mut Rng, content: Content) -> Scene {
     let grey = rng.between(225, 255);
     let background = [0; 3].map(|_| (grey + rng.between(-8, 0)) as u8);
     let tint = [0; 3].map(|_| rng.between(-14, 14) as i8);
-    Scene {
-        content,
-        background,
-        tint,
-    }
+    Scene { content, background, tint }
 }
 
 fn object(rng: &mut Rng, shape: usize, colour: usize, cell: usize) -> Object {
@@ -32,17 +27,8 @@ fn object(rng: &mut Rng, shape: usize, colour: usize, cell: usize) -> Object {
     // The shape stays inside its cell, a pixel away from the next one.
     let room = CELL / 2 - 8 - radius;
     let middle = |index: usize| index as i32 * CELL + CELL / 2;
-    let centre = (
-        middle(cell % 3) + rng.between(-room, room),
-        middle(cell / 3) + rng.between(-room, room),
-    );
-    Object {
-        shape,
-        colour,
-        cell,
-        centre,
-        radius,
-    }
+    let centre = (middle(cell % 3) + rng.between(-room, room), middle(cell / 3) + rng.between(-room, room));
+    Object { shape, colour, cell, centre, radius }
 }
 
 /// `n` different numbers below `below`, in random order.
@@ -59,9 +45,7 @@ pub(crate) fn distinct_shapes(rng: &mut Rng, n: usize) -> Scene {
     let colours = distinct(rng, n, COLOURS.len());
     let mut cells = distinct(rng, n, 9);
     cells.sort_unstable();
-    let objects = (0..n)
-        .map(|i| object(rng, shapes[i], colours[i], cells[i]))
-        .collect();
+    let objects = (0..n).map(|i| object(rng, shapes[i], colours[i], cells[i])).collect();
     scene(rng, Content::Shapes(objects))
 }
 
@@ -108,16 +92,9 @@ pub(crate) fn two_digits(rng: &mut Rng) -> Scene {
         .map(|half| {
             let dot = rng.between(26, 36);
             let text = char::from(b'0' + rng.between(1, 9) as u8).to_string();
-            let at = (
-                rng.between(24, UNITS - 24 - 5 * dot),
-                half * UNITS / 2 + rng.between(24, UNITS / 2 - 24 - 7 * dot),
-            );
-            Print {
-                text,
-                colour: rng.below(COLOURS.len()),
-                at,
-                dot,
-            }
+            let at =
+                (rng.between(24, UNITS - 24 - 5 * dot), half * UNITS / 2 + rng.between(24, UNITS / 2 - 24 - 7 * dot));
+            Print { text, colour: rng.below(COLOURS.len()), at, dot }
         })
         .collect();
     scene(rng, Content::Text(prints))
@@ -136,12 +113,7 @@ pub(crate) fn two_words(rng: &mut Rng) -> Scene {
                 rng.between(24, UNITS - 24 - width),
                 half as i32 * UNITS / 2 + rng.between(64, UNITS / 2 - 64 - 7 * dot),
             );
-            Print {
-                text,
-                colour: rng.below(COLOURS.len()),
-                at,
-                dot,
-            }
+            Print { text, colour: rng.below(COLOURS.len()), at, dot }
         })
         .collect();
     scene(rng, Content::Text(prints))

@@ -49,12 +49,7 @@ pub struct DatasetError {
 
 impl fmt::Display for DatasetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "cannot write data set {:?}: {}",
-            self.path.display().to_string(),
-            self.source
-        )
+        write!(f, "cannot write data set {:?}: {}", self.path.display().to_string(), self.source)
     }
 }
 
@@ -109,10 +104,7 @@ pub fn jsonl_row(sample: &Sample, image: &str, responses: bool) -> io::Result<St
         options: &sample.options,
         kind: sample.kind,
         extra: responses.then_some(Extra {
-            responses: Responses {
-                careful: &sample.careful,
-                hasty: &sample.hasty,
-            },
+            responses: Responses { careful: &sample.careful, hasty: &sample.hasty },
             description: &sample.description,
             marks: &sample.marks,
         }),
@@ -127,27 +119,15 @@ pub fn jsonl_row(sample: &Sample, image: &str, responses: bool) -> io::Result<St
 /// # Errors
 /// [`DatasetError`] if `dir` exists already, if no task is given, or if writing fails.
 pub fn write_dataset(dir: &Path, options: &DatasetOptions) -> Result<PathBuf, DatasetError> {
-    let fail = |source| DatasetError {
-        path: dir.to_owned(),
-        source,
-    };
+    let fail = |source| DatasetError { path: dir.to_owned(), source };
     if dir.exists() {
-        return Err(fail(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "it exists already",
-        )));
+        return Err(fail(io::Error::new(io::ErrorKind::AlreadyExists, "it exists already")));
     }
     if options.tasks.is_empty() {
-        return Err(fail(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "no task is given",
-        )));
+        return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, "no task is given")));
     }
     let Some(name) = dir.file_name() else {
-        return Err(fail(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "the path has no last part",
-        )));
+        return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, "the path has no last part")));
     };
     let mut sibling = name.to_owned();
     sibling.push(format!(".partial-{}", std::process::id()));
@@ -170,10 +150,7 @@ fn write_files(dir: &Path, options: &DatasetOptions) -> io::Result<()> {
         let size = options.image_size;
         let sample = sample_sized(options.seed, options.split, task, i / n_tasks, size);
         let image = format!("images/{i:06}.png");
-        sample
-            .image
-            .save(dir.join(&image))
-            .map_err(io::Error::other)?;
+        sample.image.save(dir.join(&image)).map_err(io::Error::other)?;
         writeln!(jsonl, "{}", jsonl_row(&sample, &image, options.responses)?)?;
     }
     jsonl.flush()

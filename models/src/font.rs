@@ -47,12 +47,7 @@ pub fn draw(canvas: &mut Canvas, colour: Colour, character: char, x: i32, y: i32
         return;
     };
     let glyph = &GLYPHS[class];
-    let bounds = [
-        x,
-        y,
-        (x + COLUMNS * dot).min(UNITS),
-        (y + ROWS * dot).min(UNITS),
-    ];
+    let bounds = [x, y, (x + COLUMNS * dot).min(UNITS), (y + ROWS * dot).min(UNITS)];
     canvas.fill(colour, bounds, |ux, uy| {
         let (column, row) = ((ux - x) / dot, (uy - y) / dot);
         glyph[row as usize] >> (COLUMNS - 1 - column) & 1 == 1

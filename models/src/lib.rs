@@ -24,6 +24,5 @@ pub use compose::WORDS;
 pub use dataset::{DatasetError, DatasetOptions, write_dataset};
 pub use scene::{Mark, Scene};
 pub use tasks::{
-    DESCRIBE_PROBLEM, IMAGE_SIZE, PROMPT_SUFFIX, Sample, Split, TaskKind, compose_prompt, sample,
-    sample_sized,
+    DESCRIBE_PROBLEM, IMAGE_SIZE, PROMPT_SUFFIX, Sample, Split, TaskKind, compose_prompt, sample, sample_sized,
 };

@@ -19,11 +19,7 @@ pub(crate) struct Question {
 
 /// The words of the four choices as `A. ..` to `D. ..`.
 fn lettered(choices: &[&str]) -> Vec<String> {
-    choices
-        .iter()
-        .zip(["A", "B", "C", "D"])
-        .map(|(choice, letter)| format!("{letter}. {choice}"))
-        .collect()
+    choices.iter().zip(["A", "B", "C", "D"]).map(|(choice, letter)| format!("{letter}. {choice}")).collect()
 }
 
 /// The letter of `choice` among `choices`; callers only ask for choices that are there.
@@ -66,12 +62,7 @@ fn names(objects: &[Object]) -> String {
 }
 
 fn at(object: &Object) -> String {
-    format!(
-        "{} at {},{}",
-        object.name(),
-        percent(object.centre.0),
-        percent(object.centre.1)
-    )
+    format!("{} at {},{}", object.name(), percent(object.centre.0), percent(object.centre.1))
 }
 
 /// Boxes as the reference writes them, without spaces: every character is a token.
@@ -101,11 +92,7 @@ pub(crate) fn relation(rng: &mut Rng, scene: &Scene, a: usize, b: usize) -> Ques
     let (a, b) = (&objects(scene)[a], &objects(scene)[b]);
     let (dx, dy) = (a.centre.0 - b.centre.0, a.centre.1 - b.centre.1);
     let (right, mirrored) = if dx.abs() > dy.abs() {
-        if dx < 0 {
-            ("left", "right")
-        } else {
-            ("right", "left")
-        }
+        if dx < 0 { ("left", "right") } else { ("right", "left") }
     } else if dy < 0 {
         ("above", "below")
     } else {
@@ -132,17 +119,10 @@ pub(crate) fn attribute(rng: &mut Rng, scene: &Scene) -> Question {
     let ask_colour = rng.chance(50);
     let colours: Vec<&str> = COLOURS.iter().map(|c| c.0).collect();
     let (colour, shape) = (colours[target.colour], SHAPES[target.shape]);
-    let (pool, right, careless): (&[&str], _, _) = if ask_colour {
-        (&colours, colour, target.shape >= 2)
-    } else {
-        (&SHAPES, shape, target.colour >= 2)
-    };
+    let (pool, right, careless): (&[&str], _, _) =
+        if ask_colour { (&colours, colour, target.shape >= 2) } else { (&SHAPES, shape, target.colour >= 2) };
     let word = |o: &Object| {
-        if ask_colour {
-            colours[o.colour]
-        } else {
-            SHAPES[o.shape]
-        }
+        if ask_colour { colours[o.colour] } else { SHAPES[o.shape] }
     };
     let hasty = if careless { word(&objects[0]) } else { right };
     let (text, finding) = if ask_colour {
@@ -211,10 +191,7 @@ pub(crate) fn count(rng: &mut Rng, scene: &Scene) -> Question {
 
 /// Adds two printed digits. The hasty reply is one short where the sum has two digits.
 pub(crate) fn sum(scene: &Scene) -> Question {
-    let digits: Vec<i32> = prints(scene)
-        .iter()
-        .filter_map(|p| p.text.parse().ok())
-        .collect();
+    let digits: Vec<i32> = prints(scene).iter().filter_map(|p| p.text.parse().ok()).collect();
     let total: i32 = digits.iter().sum();
     let list = |glue: &str| {
         let words: Vec<String> = digits.iter().map(i32::to_string).collect();
@@ -235,14 +212,9 @@ pub(crate) fn sum(scene: &Scene) -> Question {
 /// Reads one bar, or the difference of two. The hasty reply takes the gridline at or below the top
 /// of each bar for its value.
 pub(crate) fn chart(rng: &mut Rng, scene: &Scene) -> Question {
-    let Content::Chart(bars) = &scene.content else {
-        unreachable!("chart questions are only asked about charts")
-    };
+    let Content::Chart(bars) = &scene.content else { unreachable!("chart questions are only asked about charts") };
     let gridline = |value: i32| value / 2 * 2;
-    let listing: Vec<String> = bars
-        .iter()
-        .map(|b| format!("{} {}", b.label, b.value))
-        .collect();
+    let listing: Vec<String> = bars.iter().map(|b| format!("{} {}", b.label, b.value)).collect();
     let seen = format!("I see {}.", listing.join(", "));
     let target = &bars[rng.below(bars.len())];
     let lower = bars.iter().find(|b| b.value < target.value);
@@ -276,10 +248,8 @@ pub(crate) fn chart(rng: &mut Rng, scene: &Scene) -> Question {
 /// Reads two words; the hasty reply reads the first only.
 pub(crate) fn read(scene: &Scene) -> Question {
     let words: Vec<&str> = prints(scene).iter().map(|p| p.text.as_str()).collect();
-    let spelled: Vec<String> = words
-        .iter()
-        .map(|w| w.chars().map(String::from).collect::<Vec<_>>().join(" "))
-        .collect();
+    let spelled: Vec<String> =
+        words.iter().map(|w| w.chars().map(String::from).collect::<Vec<_>>().join(" ")).collect();
     Question {
         kind: "words",
         text: "Read the words.".into(),

@@ -21,18 +21,16 @@ impl Rng {
     /// The stream that `parts` name; different lists give unrelated streams.
     #[must_use]
     pub fn keyed(parts: &[u64]) -> Self {
-        let key = parts.iter().fold(0x6f77_6c65_745f_3031, |key, &part| {
-            mix(key ^ mix(part.wrapping_add(0x9e37_79b9_7f4a_7c15)))
-        });
+        let key = parts
+            .iter()
+            .fold(0x6f77_6c65_745f_3031, |key, &part| mix(key ^ mix(part.wrapping_add(0x9e37_79b9_7f4a_7c15))));
         Self { key, counter: 0 }
     }
 
     /// The next 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
         self.counter += 1;
-        mix(self
-            .key
-            .wrapping_add(self.counter.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+        mix(self.key.wrapping_add(self.counter.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 
     /// A number in `0..n`; 0 where `n` is 0.

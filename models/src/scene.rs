@@ -103,10 +103,7 @@ impl Print {
     /// The middle of character `index`, in units.
     #[must_use]
     pub fn middle(&self, index: usize) -> (i32, i32) {
-        (
-            self.at.0 + index as i32 * self.pitch() + font::COLUMNS * self.dot / 2,
-            self.at.1 + font::ROWS * self.dot / 2,
-        )
+        (self.at.0 + index as i32 * self.pitch() + font::COLUMNS * self.dot / 2, self.at.1 + font::ROWS * self.dot / 2)
     }
 }
 
@@ -139,12 +136,7 @@ impl Bar {
     fn label_print(&self) -> Print {
         let dot = 18;
         let x = (self.sides.0 + self.sides.1 - font::COLUMNS * dot) / 2;
-        Print {
-            text: self.label.to_string(),
-            colour: 5,
-            at: (x, CHART_FLOOR + 24),
-            dot,
-        }
+        Print { text: self.label.to_string(), colour: 5, at: (x, CHART_FLOOR + 24), dot }
     }
 }
 
@@ -209,9 +201,7 @@ impl Scene {
                 }
             }
         }
-        words
-            .iter()
-            .fold(0x005c_e4e5, |h, &w| mix(h ^ mix(w.wrapping_add(1))))
+        words.iter().fold(0x005c_e4e5, |h, &w| mix(h ^ mix(w.wrapping_add(1))))
     }
 
     fn paint(&self, colour: usize) -> Rgb {
@@ -237,9 +227,7 @@ impl Scene {
                 for o in objects {
                     // One unit more than the shape: the far side is part of it.
                     let [l, t, r, b] = o.bounds(0);
-                    canvas.fill(self.paint(o.colour), [l, t, r + 1, b + 1], |x, y| {
-                        o.contains(x, y)
-                    });
+                    canvas.fill(self.paint(o.colour), [l, t, r + 1, b + 1], |x, y| o.contains(x, y));
                 }
             }
             Content::Text(prints) => prints.iter().for_each(|p| print(&mut canvas, p)),
@@ -278,10 +266,9 @@ impl Scene {
                     format!("{} at {},{}", p.text, percent(x), percent(y))
                 })
                 .collect(),
-            Content::Chart(bars) => bars
-                .iter()
-                .map(|b| format!("{} {} {}", b.label, b.value, COLOURS[b.colour].0))
-                .collect(),
+            Content::Chart(bars) => {
+                bars.iter().map(|b| format!("{} {} {}", b.label, b.value, COLOURS[b.colour].0)).collect()
+            }
         };
         parts.join("; ") + "."
     }
@@ -292,29 +279,19 @@ impl Scene {
         let letters = |p: &Print| -> Vec<Mark> {
             let mark = |(i, c)| {
                 let (x, y) = p.middle(i);
-                font::class_of(c).map(|class| Mark {
-                    class: 36 + class,
-                    bounds: [x, y, x, y],
-                })
+                font::class_of(c).map(|class| Mark { class: 36 + class, bounds: [x, y, x, y] })
             };
             p.text.chars().enumerate().filter_map(mark).collect()
         };
         match &self.content {
-            Content::Shapes(objects) => objects
-                .iter()
-                .map(|o| Mark {
-                    class: o.colour * 6 + o.shape,
-                    bounds: o.bounds(0),
-                })
-                .collect(),
+            Content::Shapes(objects) => {
+                objects.iter().map(|o| Mark { class: o.colour * 6 + o.shape, bounds: o.bounds(0) }).collect()
+            }
             Content::Text(prints) => prints.iter().flat_map(letters).collect(),
             Content::Chart(bars) => bars
                 .iter()
                 .flat_map(|b| {
-                    let bar = Mark {
-                        class: b.colour * 6 + 5,
-                        bounds: b.bounds(),
-                    };
+                    let bar = Mark { class: b.colour * 6 + 5, bounds: b.bounds() };
                     std::iter::once(bar).chain(letters(&b.label_print()))
                 })
                 .collect(),

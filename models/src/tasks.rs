@@ -50,14 +50,8 @@ pub enum TaskKind {
 
 impl TaskKind {
     /// All six, in the reference's order.
-    pub const ALL: [Self; 6] = [
-        Self::SpatialGrounding,
-        Self::SpatialReasoning,
-        Self::GeneralVqa,
-        Self::MathReasoning,
-        Self::Chart,
-        Self::Ocr,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::SpatialGrounding, Self::SpatialReasoning, Self::GeneralVqa, Self::MathReasoning, Self::Chart, Self::Ocr];
 
     /// The value of the `task_type` field.
     #[must_use]
@@ -106,11 +100,7 @@ impl Split {
     /// The split that a scene belongs to.
     #[must_use]
     pub fn of(scene: &Scene) -> Self {
-        if scene.content_hash() >> 61 == 0 {
-            Self::HeldOut
-        } else {
-            Self::Train
-        }
+        if scene.content_hash() >> 61 == 0 { Self::HeldOut } else { Self::Train }
     }
 
     /// `train` or `heldout`.
@@ -125,9 +115,7 @@ impl Split {
     /// The split of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Train, Self::HeldOut]
-            .into_iter()
-            .find(|s| s.name() == name)
+        [Self::Train, Self::HeldOut].into_iter().find(|s| s.name() == name)
     }
 }
 
@@ -192,9 +180,7 @@ pub fn sample_sized(seed: u64, split: Split, task: TaskKind, index: u64, size: u
         }
         attempt += 1;
     };
-    let reply = |thinking: &str, answer: &str| {
-        format!("<thinking>{thinking}</thinking><answer>{answer}</answer>")
-    };
+    let reply = |thinking: &str, answer: &str| format!("<thinking>{thinking}</thinking><answer>{answer}</answer>");
     Sample {
         id: format!("{}-{}-{seed}-{index:06}", split.name(), task.task_type()),
         problem: format!("<image>{}", question.text),

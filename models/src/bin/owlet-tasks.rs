@@ -1,10 +1,6 @@
 //! Writes a data set of the six synthetic tasks: `data.jsonl` and `images/*.png`.
 #![forbid(unsafe_code)]
-#![expect(
-    clippy::print_stderr,
-    clippy::print_stdout,
-    reason = "a command line tool talks"
-)]
+#![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command line tool talks")]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,12 +41,10 @@ fn parse() -> Result<(PathBuf, DatasetOptions), String> {
                     .ok_or(format!("--size must be 96..=256, got {value}"))?;
             }
             "--split" => {
-                options.split = Split::from_name(&value)
-                    .ok_or(format!("--split must be train or heldout, got {value:?}"))?;
+                options.split =
+                    Split::from_name(&value).ok_or(format!("--split must be train or heldout, got {value:?}"))?;
             }
-            "--task" => tasks.push(
-                TaskKind::from_task_type(&value).ok_or(format!("unknown task type {value:?}"))?,
-            ),
+            "--task" => tasks.push(TaskKind::from_task_type(&value).ok_or(format!("unknown task type {value:?}"))?),
             _ => return Err(format!("unknown option {flag:?}")),
         }
     }
