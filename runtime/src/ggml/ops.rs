@@ -1,0 +1,359 @@
+//! The operations. All are forward operations that the CPU, CUDA, Metal and Vulkan backends have.
+//!
+//! Each checks what ggml would abort on. Unless it says otherwise, operands are F32, results are contiguous F32, and
+//! operands other than those of views must have contiguous rows.
+
+use llama_cpp_sys_2 as sys;
+
+use super::{
+    graph::{Graph, Tensor},
+    stored::full_shape,
+};
+use crate::gguf::GgmlType;
+
+/// How positions rotate the elements of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeMode {
+    /// Neighbouring elements form a pair (llama).
+    Normal,
+    /// Element `i` pairs with `i + n_rotated / 2` (Qwen 2 and 3).
+    Neox,
+    /// As `Neox`, with consecutive sections of frequencies for time, height and width (Qwen2-VL).
+    Multi,
+    /// As `Neox`, with the frequencies of time, height and width taking turns (Qwen3-VL).
+    Interleaved,
+}
+
+impl RopeMode {
+    /// Positions that each token has: time, height, width and one spare, or a single one.
+    pub fn positions_per_token(self) -> usize {
+        match self {
+            Self::Normal | Self::Neox => 1,
+            Self::Multi | Self::Interleaved => 4,
+        }
+    }
+
+    /// ggml's number: `GGML_ROPE_TYPE_*` are macros that the bindings do not carry.
+    fn id(self) -> i32 {
+        match self {
+            Self::Normal => 0,
+            Self::Neox => 2,
+            Self::Multi => 8,
+            Self::Interleaved => 40,
+        }
+    }
+}
+
+/// Rotary position embedding (arXiv 2104.09864), without context extension.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rope {
+    /// Which elements pair, and by which position they turn.
+    pub mode: RopeMode,
+    /// Leading elements of a head that are rotated; even.
+    pub n_rotated: usize,
+    /// Base of the geometric series of frequencies.
+    pub freq_base: f32,
+    /// Pairs that belong to time, height, width and the spare position; only for the multi-position modes.
+    pub sections: [i32; 4],
+}
+
+impl Graph {
+    /// `a[k, m] x b[k, n] -> [m, n]`, contracting over rows; `a` may be of any type, and its last two dimensions may divide
+    /// those of `b`. `b` must be contiguous: CPU kernels for packed operands are several times faster.
+    pub fn mul_mat(&mut self, a: Tensor, b: Tensor) -> Tensor {
+        let (sa, sb) = (self.shape(a), self.shape(b));
+        assert!(
+            sa[0] == sb[0] && sb[2].is_multiple_of(sa[2]) && sb[3].is_multiple_of(sa[3]),
+            "mul_mat of {sa:?} and {sb:?}"
+        );
+        let strides = self.strides(a);
+        assert!(
+            strides[0] == self.dtype(a).block_bytes() as usize && strides[0] <= strides[1],
+            "mul_mat: transposed operand"
+        );
+        assert!(self.dtype(b) == GgmlType::F32 && self.is_contiguous(b), "mul_mat: second operand");
+        self.binary(a, b, sys::ggml_mul_mat)
+    }
+
+    /// `a + b`, `b` repeated to the shape of `a`.
+    pub fn add(&mut self, a: Tensor, b: Tensor) -> Tensor {
+        self.check_broadcast("add", a, b);
+        self.binary(a, b, sys::ggml_add)
+    }
+
+    /// `a - b`, `b` repeated to the shape of `a`.
+    pub fn sub(&mut self, a: Tensor, b: Tensor) -> Tensor {
+        self.check_broadcast("sub", a, b);
+        self.binary(a, b, sys::ggml_sub)
+    }
+
+    /// `a * b` element by element, `b` repeated to the shape of `a`.
+    pub fn mul(&mut self, a: Tensor, b: Tensor) -> Tensor {
+        self.check_broadcast("mul", a, b);
+        self.binary(a, b, sys::ggml_mul)
+    }
+
+    /// `a / b` element by element, `b` repeated to the shape of `a`.
+    pub fn div(&mut self, a: Tensor, b: Tensor) -> Tensor {
+        self.check_broadcast("div", a, b);
+        self.binary(a, b, sys::ggml_div)
+    }
+
+    /// Adds `b` to the memory of `a`, a result or a view of one; later operations see the sum.
+    pub fn add_into(&mut self, a: Tensor, b: Tensor) {
+        self.check_broadcast("add_into", a, b);
+        self.binary(a, b, sys::ggml_add_inplace);
+    }
+
+    /// Copies `from` into the memory of `to`, of the same shape, converting between plain types.
+    pub fn copy(&mut self, from: Tensor, to: Tensor) {
+        assert_eq!(self.shape(from), self.shape(to), "copy: shapes");
+        assert!(!self.dtype(from).is_quantized() && !self.dtype(to).is_quantized(), "copy: plain types only");
+        self.binary(from, to, sys::ggml_cpy);
+    }
+
+    /// `scale * a + bias`; `a` contiguous.
+    pub fn scale(&mut self, a: Tensor, scale: f32, bias: f32) -> Tensor {
+        self.check_contiguous("scale", a);
+        self.check_room();
+        // SAFETY: the context has room, and the operand is contiguous F32.
+        let result = unsafe { sys::ggml_scale_bias(self.context(), self.raw(a).as_ptr(), scale, bias) };
+        self.push(result)
+    }
+
+    /// Square root of every element; `a` contiguous.
+    pub fn sqrt(&mut self, a: Tensor) -> Tensor {
+        self.check_contiguous("sqrt", a);
+        self.unary(a, sys::ggml_sqrt)
+    }
+
+    /// Dot products of the rows of `a` with those of `b`, of one shape, both contiguous: `[n, ...] -> [1, ...]`.
+    pub fn dot_rows(&mut self, a: Tensor, b: Tensor) -> Tensor {
+        let shape = self.shape(a);
+        assert_eq!(shape, self.shape(b), "dot_rows: shapes");
+        // One matrix product per row: on the CPU it is vectorised and threaded, which a sum of rows is not.
+        let rows = [shape[0], 1, shape[1..].iter().product()];
+        let (a, b) = (self.reshape(a, &rows), self.reshape(b, &rows));
+        let dots = self.mul_mat(a, b);
+        self.reshape(dots, &[1, shape[1], shape[2], shape[3]])
+    }
+
+    /// `x / sqrt(mean(x^2) + eps)` of each row.
+    pub fn rms_norm(&mut self, a: Tensor, eps: f32) -> Tensor {
+        self.check_f32_rows("rms_norm", a);
+        self.check_room();
+        // SAFETY: the context has room, and the operand is F32 with contiguous rows.
+        let result = unsafe { sys::ggml_rms_norm(self.context(), self.raw(a).as_ptr(), eps) };
+        self.push(result)
+    }
+
+    /// `x * sigmoid(x)`; `a` contiguous.
+    pub fn silu(&mut self, a: Tensor) -> Tensor {
+        self.check_contiguous("silu", a);
+        self.unary(a, sys::ggml_silu)
+    }
+
+    /// `gradient * d silu(x) / dx`; both contiguous, of one shape.
+    pub fn silu_back(&mut self, gradient: Tensor, x: Tensor) -> Tensor {
+        assert_eq!(self.shape(gradient), self.shape(x), "silu_back: shapes");
+        self.check_contiguous("silu_back", gradient);
+        self.check_contiguous("silu_back", x);
+        self.binary(gradient, x, sys::ggml_silu_back)
+    }
+
+    /// Softmax of each row of `a + mask`; `mask` is `[n, rows]` and serves all further dimensions of `a`. Both contiguous.
+    pub fn soft_max(&mut self, a: Tensor, mask: Tensor) -> Tensor {
+        let (sa, sm) = (self.shape(a), self.shape(mask));
+        assert!(sm == [sa[0], sa[1], 1, 1], "soft_max: mask {sm:?} for {sa:?}");
+        self.check_contiguous("soft_max", a);
+        self.check_contiguous("soft_max", mask);
+        self.check_room();
+        let (a, mask) = (self.raw(a).as_ptr(), self.raw(mask).as_ptr());
+        // SAFETY: the context has room, and the operands are as checked.
+        let result = unsafe { sys::ggml_soft_max_ext(self.context(), a, mask, 1.0, 0.0) };
+        self.push(result)
+    }
+
+    /// Rotates the heads `a[head_dim, n_heads, n_tokens]` by `positions`: I32 `[n_tokens]`, or `[4 * n_tokens]` with all
+    /// times first for the multi-position modes. Negated positions undo it.
+    pub fn rope(&mut self, a: Tensor, positions: Tensor, rope: &Rope) -> Tensor {
+        let (sa, sp) = (self.shape(a), self.shape(positions));
+        self.check_f32_rows("rope", a);
+        let n_positions = sa[2] * rope.mode.positions_per_token();
+        assert!(
+            self.dtype(positions) == GgmlType::I32 && sp == [n_positions, 1, 1, 1],
+            "rope: positions {sp:?} for {sa:?}"
+        );
+        assert!(
+            rope.n_rotated.is_multiple_of(2) && rope.n_rotated <= sa[0] && sa[0].is_multiple_of(2),
+            "rope: {rope:?} of {sa:?}"
+        );
+        self.check_room();
+        let (a, positions) = (self.raw(a).as_ptr(), self.raw(positions).as_ptr());
+        let (n_rotated, mode) = (rope.n_rotated as i32, rope.mode.id());
+        let mut sections = rope.sections;
+        let frequency_factors = std::ptr::null_mut();
+        // SAFETY: the context has room, and the operands are as checked; `sections` is read during the call only. The
+        // numbers after the base switch context extension off.
+        let result = unsafe {
+            if rope.mode.positions_per_token() == 1 {
+                let context = self.context();
+                sys::ggml_rope_ext(
+                    context,
+                    a,
+                    positions,
+                    frequency_factors,
+                    n_rotated,
+                    mode,
+                    0,
+                    rope.freq_base,
+                    1.0,
+                    0.0,
+                    1.0,
+                    0.0,
+                    0.0,
+                )
+            } else {
+                let used = &sections[..3];
+                assert!(used.iter().any(|&n| n > 0) && sections.iter().all(|&n| n >= 0), "rope: sections {sections:?}");
+                assert!(sections.iter().sum::<i32>() as usize <= sa[0], "rope: sections {sections:?} of {sa:?}");
+                let (context, sections) = (self.context(), sections.as_mut_ptr());
+                sys::ggml_rope_multi(
+                    context,
+                    a,
+                    positions,
+                    frequency_factors,
+                    n_rotated,
+                    sections,
+                    mode,
+                    0,
+                    rope.freq_base,
+                    1.0,
+                    0.0,
+                    1.0,
+                    0.0,
+                    0.0,
+                )
+            }
+        };
+        self.push(result)
+    }
+
+    /// Rows `rows` (I32 `[n]`, each below the number of rows) of the matrix `a`, of any type: `[k, n]` in F32.
+    pub fn get_rows(&mut self, a: Tensor, rows: Tensor) -> Tensor {
+        let (sa, sr) = (self.shape(a), self.shape(rows));
+        assert!(sa[2..] == [1, 1] && sr[1..] == [1, 1, 1], "get_rows of {sa:?} by {sr:?}");
+        assert!(self.dtype(rows) == GgmlType::I32 && self.has_contiguous_rows(a), "get_rows: operands");
+        self.binary(a, rows, sys::ggml_get_rows)
+    }
+
+    /// `a` in F32; itself if it is already.
+    pub fn dequantize(&mut self, a: Tensor) -> Tensor {
+        if self.dtype(a) == GgmlType::F32 {
+            return a;
+        }
+        assert!(self.has_contiguous_rows(a), "dequantize: operand");
+        self.check_room();
+        // SAFETY: the context has room; the operand has contiguous rows of whole blocks.
+        let result = unsafe { sys::ggml_cast(self.context(), self.raw(a).as_ptr(), sys::GGML_TYPE_F32) };
+        self.push(result)
+    }
+
+    /// A contiguous copy; `a` itself if it is contiguous.
+    pub fn contiguous(&mut self, a: Tensor) -> Tensor {
+        if self.is_contiguous(a) { a } else { self.unary(a, sys::ggml_cont) }
+    }
+
+    /// The matrix `a[m, n, ...]` as a new contiguous `[n, m, ...]`.
+    pub fn transposed(&mut self, a: Tensor) -> Tensor {
+        let view = self.unary(a, sys::ggml_transpose);
+        self.unary(view, sys::ggml_cont)
+    }
+
+    /// A view with dimension `i` of `a` at `axes[i]`.
+    pub fn permute(&mut self, a: Tensor, axes: [usize; 4]) -> Tensor {
+        let mut sorted = axes;
+        sorted.sort_unstable();
+        assert_eq!(sorted, [0, 1, 2, 3], "permute: axes {axes:?}");
+        self.check_room();
+        let [x, y, z, w] = axes.map(|axis| axis as i32);
+        // SAFETY: the context has room, and the axes are a permutation.
+        let view = unsafe { sys::ggml_permute(self.context(), self.raw(a).as_ptr(), x, y, z, w) };
+        self.push(view)
+    }
+
+    /// A view of contiguous `a` in another shape with as many elements.
+    pub fn reshape(&mut self, a: Tensor, shape: &[usize]) -> Tensor {
+        let shape = full_shape(shape);
+        let old = self.shape(a);
+        assert_eq!(old.iter().product::<usize>(), shape.iter().product::<usize>(), "reshape of {old:?} to {shape:?}");
+        assert!(self.is_contiguous(a), "reshape: operand is not contiguous");
+        self.check_room();
+        let [x, y, z, w] = shape.map(|n| n as i64);
+        // SAFETY: the context has room; the operand is contiguous with the same number of elements.
+        let view = unsafe { sys::ggml_reshape_4d(self.context(), self.raw(a).as_ptr(), x, y, z, w) };
+        self.push(view)
+    }
+
+    /// A view of `n` entries from `start` on along dimension `axis`, which is not 0.
+    pub fn slice(&mut self, a: Tensor, axis: usize, start: usize, n: usize) -> Tensor {
+        let (mut shape, strides) = (self.shape(a), self.strides(a));
+        assert!(
+            (1..4).contains(&axis) && n > 0 && start + n <= shape[axis],
+            "slice {start}+{n} of axis {axis} of {shape:?}"
+        );
+        shape[axis] = n;
+        self.check_room();
+        let [x, y, z, w] = shape.map(|n| n as i64);
+        let (a, offset) = (self.raw(a).as_ptr(), start * strides[axis]);
+        // SAFETY: the context has room, and the range was checked to lie inside the operand.
+        let view =
+            unsafe { sys::ggml_view_4d(self.context(), a, x, y, z, w, strides[1], strides[2], strides[3], offset) };
+        self.push(view)
+    }
+
+    fn unary(
+        &mut self,
+        a: Tensor,
+        operation: unsafe extern "C" fn(*mut sys::ggml_context, *mut sys::ggml_tensor) -> *mut sys::ggml_tensor,
+    ) -> Tensor {
+        self.check_room();
+        // SAFETY: the context has room; the caller has checked the operand.
+        let result = unsafe { operation(self.context(), self.raw(a).as_ptr()) };
+        self.push(result)
+    }
+
+    fn binary(
+        &mut self,
+        a: Tensor,
+        b: Tensor,
+        operation: unsafe extern "C" fn(
+            *mut sys::ggml_context,
+            *mut sys::ggml_tensor,
+            *mut sys::ggml_tensor,
+        ) -> *mut sys::ggml_tensor,
+    ) -> Tensor {
+        self.check_room();
+        // SAFETY: the context has room; the caller has checked the operands.
+        let result = unsafe { operation(self.context(), self.raw(a).as_ptr(), self.raw(b).as_ptr()) };
+        self.push(result)
+    }
+
+    fn check_broadcast(&self, what: &str, a: Tensor, b: Tensor) {
+        let (sa, sb) = (self.shape(a), self.shape(b));
+        assert!(sa.iter().zip(sb).all(|(n, part)| n.is_multiple_of(part)), "{what}: {sb:?} does not repeat to {sa:?}");
+        self.check_f32_rows(what, a);
+        self.check_f32_rows(what, b);
+    }
+
+    fn check_f32_rows(&self, what: &str, a: Tensor) {
+        assert!(
+            self.dtype(a) == GgmlType::F32 && self.has_contiguous_rows(a),
+            "{what}: operand is not F32 in contiguous rows"
+        );
+    }
+
+    fn check_contiguous(&self, what: &str, a: Tensor) {
+        assert!(self.dtype(a) == GgmlType::F32 && self.is_contiguous(a), "{what}: operand is not contiguous F32");
+    }
+}

@@ -1,0 +1,175 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::gguf::{GgmlType, GgufFile, GgufWriter};
+
+fn numbers(n: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * 37 % 23) as f32 - 11.0) / 7.0).collect()
+}
+
+/// Runs one operation over F32 inputs of the given shapes and returns the result's shape and numbers.
+fn compute(inputs: &[&[usize]], build: impl FnOnce(&mut Graph, &[Tensor]) -> Tensor) -> (Shape, Vec<f32>) {
+    let mut backend = Backend::cpu(2).expect("a processor");
+    let mut graph = Graph::new(64);
+    let leaves: Vec<_> = inputs
+        .iter()
+        .map(|shape| {
+            let stored = backend.allocate(&[(GgmlType::F32, shape)]).expect("memory").remove(0);
+            backend.write(&stored, &numbers(stored.n_elements()));
+            graph.leaf(&stored)
+        })
+        .collect();
+    let result = build(&mut graph, &leaves);
+    let shape = graph.shape(result);
+    let output = backend.allocate(&[(GgmlType::F32, &shape)]).expect("memory").remove(0);
+    let target = graph.leaf(&output);
+    graph.copy(result, target);
+    backend.run(graph).expect("runs");
+    (shape, backend.read_all(&output))
+}
+
+#[track_caller]
+fn assert_close(got: &[f32], expected: &[f32]) {
+    assert_eq!(got.len(), expected.len());
+    for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
+        // Sums of at most a few dozen products of numbers below 2.
+        assert!((got - expected).abs() < 1e-4, "element {index}: got {got}, expected {expected}");
+    }
+}
+
+#[test]
+fn matrix_products_contract_over_rows_and_repeat_the_first_operand() {
+    let (k, m, n) = (20, 8, 5);
+    let (shape, got) = compute(&[&[k, m], &[k, n, 3]], |g, x| g.mul_mat(x[0], x[1]));
+    assert_eq!(shape, [m, n, 3, 1]);
+    let (a, b) = (numbers(k * m), numbers(k * n * 3));
+    let dot = |row: usize, column: usize| (0..k).map(|i| a[row * k + i] * b[column * k + i]).sum();
+    let expected: Vec<f32> = (0..n * 3).flat_map(|column| (0..m).map(move |row| dot(row, column))).collect();
+    assert_close(&got, &expected);
+}
+
+#[test]
+fn rows_are_dotted_gathered_and_sliced() {
+    let (shape, got) = compute(&[&[7, 3, 2], &[7, 3, 2]], |g, x| g.dot_rows(x[0], x[1]));
+    assert_eq!(shape, [1, 3, 2, 1]);
+    let values = numbers(42);
+    let squares: Vec<f32> = values.chunks(7).map(|row| row.iter().map(|x| x * x).sum()).collect();
+    assert_close(&got, &squares);
+
+    let (shape, got) = compute(&[&[4, 6]], |g, x| g.slice(x[0], 1, 2, 3));
+    assert_eq!(shape, [4, 3, 1, 1]);
+    assert_close(&got, &numbers(24)[8..20]);
+
+    let (shape, got) = compute(&[&[2, 3]], |g, x| g.transposed(x[0]));
+    assert_eq!(shape, [3, 2, 1, 1]);
+    let x = numbers(6);
+    assert_close(&got, &[x[0], x[2], x[4], x[1], x[3], x[5]]);
+}
+
+#[test]
+fn changes_in_place_are_seen_by_later_operations_only() {
+    let (_, got) = compute(&[&[4, 2], &[4]], |g, x| {
+        let doubled = g.scale(x[0], 2.0, 0.0);
+        let before = g.scale(doubled, 1.0, 0.0);
+        let second_row = g.slice(doubled, 1, 1, 1);
+        g.add_into(second_row, x[1]);
+        g.sub(doubled, before)
+    });
+    let expected: Vec<f32> = [0.0; 4].into_iter().chain(numbers(4)).collect();
+    assert_close(&got, &expected);
+}
+
+#[test]
+fn negated_positions_undo_a_rotation() {
+    let sections = [3, 3, 2, 0];
+    for mode in [RopeMode::Normal, RopeMode::Neox, RopeMode::Multi, RopeMode::Interleaved] {
+        let n_tokens = 5;
+        let rope = Rope { mode, n_rotated: 16, freq_base: 1e4, sections };
+        let mut backend = Backend::cpu(1).expect("a processor");
+        let n_positions = n_tokens * mode.positions_per_token();
+        let positions: Vec<i32> = (0..n_positions as i32).map(|i| i * 3 % 17).collect();
+        let stored =
+            backend.allocate(&[(GgmlType::I32, &[n_positions]), (GgmlType::I32, &[n_positions])]).expect("memory");
+        backend.write_i32(&stored[0], &positions);
+        backend.write_i32(&stored[1], &positions.iter().map(|position| -position).collect::<Vec<_>>());
+        let heads = backend.allocate(&[(GgmlType::F32, &[16, 2, n_tokens])]).expect("memory").remove(0);
+        let values = numbers(heads.n_elements());
+        backend.write(&heads, &values);
+        let mut graph = Graph::new(16);
+        let (x, forth, back) = (graph.leaf(&heads), graph.leaf(&stored[0]), graph.leaf(&stored[1]));
+        let rotated = graph.rope(x, forth, &rope);
+        let restored = graph.rope(rotated, back, &rope);
+        let difference = graph.sub(rotated, x);
+        let outputs =
+            backend.allocate(&[(GgmlType::F32, &heads.shape()), (GgmlType::F32, &heads.shape())]).expect("memory");
+        graph.place(restored, &outputs[0]);
+        graph.place(difference, &outputs[1]);
+        backend.run(graph).expect("runs");
+        assert_close(&backend.read_all(&outputs[0]), &values);
+        assert!(backend.read_all(&outputs[1]).iter().any(|x| x.abs() > 0.1), "{mode:?} turns something");
+    }
+}
+
+#[test]
+fn weights_are_used_where_the_file_is_mapped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("weights.gguf");
+    let mut writer = GgufWriter::new();
+    writer.declare("w", &[32, 4], GgmlType::F32).expect("a valid shape");
+    let mut stream = writer.create(&path).expect("writable");
+    stream.write_tensor("w", bytemuck::cast_slice(&numbers(128))).expect("written");
+    stream.commit().expect("committed");
+
+    let mut backend = Backend::cpu(1).expect("a processor");
+    let file = Arc::new(GgufFile::open(&path).expect("valid"));
+    let weight = backend.weight(&file, "w").expect("present");
+    drop(file);
+    assert_eq!((weight.shape(), weight.dtype()), ([32, 4, 1, 1], GgmlType::F32));
+    assert_close(&backend.read_all(&weight), &numbers(128));
+    let written = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| backend.zero(&weight)));
+    assert!(written.is_err(), "weights of a file are read-only");
+}
+
+#[test]
+fn an_arena_is_reused_and_grows() {
+    let backend = Backend::cpu(1).expect("a processor");
+    let mut arena = Arena::default();
+    backend.carve(&mut arena, &[(GgmlType::F32, &[1000])]).expect("memory");
+    let first = arena.n_bytes();
+    backend.carve(&mut arena, &[(GgmlType::F32, &[10]), (GgmlType::I32, &[10])]).expect("memory");
+    assert_eq!(arena.n_bytes(), first);
+    backend.carve(&mut arena, &[(GgmlType::F32, &[9000])]).expect("memory");
+    assert!(arena.n_bytes() > first);
+}
+
+/// What would abort the process inside ggml.
+#[test]
+fn operands_that_do_not_fit_panic() {
+    type Build = fn(&mut Graph, &[Tensor]) -> Tensor;
+    let cases: [(&str, Build); 8] = [
+        ("mul_mat of other row lengths", |g, x| g.mul_mat(x[0], x[1])),
+        ("add of shapes that do not repeat", |g, x| g.add(x[0], x[1])),
+        ("transposed operand", |g, x| {
+            let view = g.permute(x[0], [1, 0, 2, 3]);
+            g.mul_mat(view, x[0])
+        }),
+        ("reshape to another size", |g, x| g.reshape(x[0], &[3])),
+        ("slice outside", |g, x| g.slice(x[0], 1, 5, 9)),
+        ("permutation with a repeated axis", |g, x| g.permute(x[0], [0, 0, 2, 3])),
+        ("rows by numbers that are not integers", |g, x| g.get_rows(x[0], x[1])),
+        ("a full graph", |g, x| (0..100).fold(x[0], |sum, _| g.scale(sum, 1.0, 0.0))),
+    ];
+    for (name, build) in cases {
+        let outcome = std::panic::catch_unwind(|| compute(&[&[4, 6], &[5]], build));
+        assert!(outcome.is_err(), "{name}");
+    }
+}
+
+#[test]
+fn a_tensor_of_another_graph_is_refused() {
+    let backend = Backend::cpu(1).expect("a processor");
+    let stored = backend.allocate(&[(GgmlType::F32, &[4])]).expect("memory").remove(0);
+    let foreign = Graph::new(4).leaf(&stored);
+    let outcome = std::panic::catch_unwind(|| Graph::new(4).sqrt(foreign));
+    assert!(outcome.is_err());
+}
