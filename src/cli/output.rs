@@ -22,7 +22,7 @@ impl Output {
     /// `quiet` silences talk and progress, never errors. Styles need a terminal and no `NO_COLOR`.
     pub(crate) fn new(quiet: bool) -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { quiet, styled: wanted && io::stdout().is_terminal() }
+        Self { quiet, styled: wanted && io::stderr().is_terminal() }
     }
 
     /// Data, as it comes: no line end is added, and it is visible at once.
@@ -49,9 +49,13 @@ impl Output {
         }
     }
 
-    /// `text` set back, for words beside the data on stdout; plain where styles are off.
-    pub(crate) fn dim(self, text: &str) -> String {
-        if self.styled && !text.is_empty() { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
+    /// Talk beside the data, set back, as it comes: no line end is added.
+    pub(crate) fn aside(self, text: &str) {
+        let (dim, plain) = if self.styled { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+        if !self.quiet {
+            // As in `talk`.
+            let _ = write!(io::stderr().lock(), "{dim}{text}{plain}");
+        }
     }
 
     /// A bar over `n` units of work with rate and time left; nothing when stderr is not a terminal.
