@@ -3,9 +3,9 @@
 //!
 //! The modules in the order in which a training step uses them:
 //!
-//! 1. `data`: samples with their images and answers, of the types in [`task`];
+//! 1. [`data`]: samples with their images and answers, of the types in [`task`];
 //! 2. rollouts: a group of answers to each prompt;
-//! 3. `reward` and [`length`]: a number for every answer;
+//! 3. [`reward`] and [`length`]: a number for every answer;
 //! 4. [`advantage`]: rewards of a group to advantages;
 //! 5. [`loss`] and [`entropy`]: advantages and log-probabilities to dLoss/dlogprob per token;
 //! 6. the engine: dLoss/dlogprob to the gradients of [`lora`];
@@ -14,8 +14,11 @@
 #![forbid(unsafe_code)]
 
 pub mod advantage;
+pub mod data;
 pub mod entropy;
 pub mod length;
 pub mod lora;
 pub mod loss;
+mod normal;
+pub mod reward;
 pub mod task;

@@ -4,3 +4,4 @@ mod advantages;
 mod golden;
 mod length;
 mod loss;
+mod rewards;

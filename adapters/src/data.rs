@@ -1,0 +1,363 @@
+//! Data sets in the reference's fields: JSON Lines or a JSON array, images beside the file.
+//!
+//! A sample is checked as it is loaded, so that a bad row stops a run before it begins and never inside it: unknown types,
+//! images that are not there, and marks that do not fit the images are errors with the line of the row.
+//!
+//! | field | meaning |
+//! |---|---|
+//! | `problem` | the question; `<image>` marks where the images go |
+//! | `images` | paths, relative to the data file |
+//! | `answer` | the truth, with or without `<answer>` tags |
+//! | `problem_type` | [`ProblemType`]: how it is scored |
+//! | `task_type` | [`TaskType`]: which ability it trains |
+//! | `data_type` | `image` or `text`; optional |
+//! | `options` | texts such as `A. cat`; optional |
+//! | `problem_id` | a number or text for reports; optional, otherwise the position |
+//!
+//! Other fields are ignored.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use owlet_runtime::{Error, ErrorKind, Result, rng::Rng};
+use serde::Deserialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    reward,
+    task::{ProblemType, TaskType},
+};
+
+/// The mark in a problem's text that stands for the next image.
+pub const IMAGE_MARK: &str = "<image>";
+
+/// What follows every problem by default: the form of answer that the format reward looks for.
+pub const DEFAULT_SUFFIX: &str = "Think first inside <thinking> </thinking> tags, then give the final answer inside \
+    <answer> </answer> tags. Give boxes as JSON with the key boxes.";
+
+/// One problem with its truth.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Name in reports.
+    pub id: String,
+    /// The question, with one [`IMAGE_MARK`] for every image.
+    pub problem: String,
+    /// Existing files, in the order of the marks.
+    pub images: Vec<PathBuf>,
+    /// The truth, without tags, never empty.
+    pub answer: String,
+    /// How it is scored.
+    pub problem_type: ProblemType,
+    /// Which ability it trains.
+    pub task_type: TaskType,
+    /// Options of a multiple choice, such as `A. cat`; empty elsewhere.
+    pub options: Vec<String>,
+}
+
+impl Sample {
+    /// The set of G2RPO's second stage: the problem type.
+    pub fn advantage_task(&self) -> &'static str {
+        self.problem_type.name()
+    }
+
+    /// The text of the user's turn: problem, options (one a line) and `suffix`, separated by line breaks; empty parts are
+    /// left out. Image marks stay in it.
+    pub fn prompt_text(&self, suffix: &str) -> String {
+        let options = self.options.join("\n");
+        let parts = [self.problem.trim(), options.trim(), suffix.trim()];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A row as it is in the file.
+#[derive(Deserialize)]
+struct Row {
+    problem: String,
+    #[serde(default)]
+    images: Vec<PathBuf>,
+    answer: String,
+    problem_type: String,
+    task_type: String,
+    #[serde(default)]
+    data_type: String,
+    #[serde(default)]
+    options: Vec<String>,
+    problem_id: Option<Value>,
+}
+
+/// Samples in the order of their file, and the hash that ties checkpoints to them.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    samples: Vec<Sample>,
+    hash: String,
+}
+
+impl Dataset {
+    /// Loads a `.jsonl` file (one object a line, empty lines skipped) or a `.json` file (an array of objects).
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] or [`ErrorKind::Io`] for files that cannot be read, images included;
+    /// [`ErrorKind::InvalidFile`] for rows that are malformed, empty or whose marks do not fit their images;
+    /// [`ErrorKind::Unsupported`] for unknown types. Every row's error names `path:line` (of an array: the item).
+    pub fn open(path: &Path) -> Result<Self> {
+        let what = "cannot read data set";
+        let text = fs::read(path).map_err(|source| Error::io(what, path, source))?;
+        let text = String::from_utf8(text).map_err(|source| {
+            let line =
+                source.as_bytes()[..source.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+            Error::new(ErrorKind::InvalidFile, what).at(format!("{}:{line}", path.display())).needed("UTF-8 text")
+        })?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let rows = if text.trim_start().starts_with('[') { array_rows(path, &text)? } else { line_rows(path, &text)? };
+        let samples: Vec<Sample> = rows
+            .into_iter()
+            .enumerate()
+            .map(|(index, (place, row))| sample(folder, index, row).map_err(|error| error.at(place)))
+            .collect::<Result<_>>()?;
+        if samples.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidFile, what).at(path.display()).got("no rows"));
+        }
+        Self::from_samples(samples)
+    }
+
+    /// A data set of samples that were made by a program.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] or [`ErrorKind::Io`] if an image cannot be read for the hash.
+    pub fn from_samples(samples: Vec<Sample>) -> Result<Self> {
+        let hash = hash(&samples)?;
+        Ok(Self { samples, hash })
+    }
+
+    /// All samples.
+    pub fn samples(&self) -> &[Sample] {
+        &self.samples
+    }
+
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    /// SHA-256 in hexadecimal over texts, truths, types and the bytes of the images; not over paths, so a data set may move.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The order of the samples in an epoch: a permutation that depends on `seed` and `epoch` alone.
+    pub fn epoch_order(&self, seed: u64, epoch: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.samples.len()).collect();
+        Rng::keyed(&[seed, epoch, ORDER_KEY]).shuffle(&mut order);
+        order
+    }
+
+    /// Splits off `n_held_out` samples, drawn by `seed` and as evenly over the task types as they allow: training set and
+    /// held-out set, each in the order of the file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] if nothing would be left to train on; as [`Dataset::from_samples`].
+    pub fn split(self, n_held_out: usize, seed: u64) -> Result<(Self, Self)> {
+        if n_held_out >= self.samples.len() {
+            return Err(Error::new(ErrorKind::InvalidInput, "the held-out set would take the whole data set")
+                .got(n_held_out)
+                .needed(format!("less than {}", self.samples.len())));
+        }
+        let mut order = self.epoch_order(seed, u64::MAX);
+        // The k-th sample of each task type comes before the k+1-th of any.
+        let mut seen = std::collections::BTreeMap::<TaskType, usize>::new();
+        let mut rank = vec![0; order.len()];
+        for &index in &order {
+            let count = seen.entry(self.samples[index].task_type).or_default();
+            rank[index] = *count;
+            *count += 1;
+        }
+        order.sort_by_key(|&index| rank[index]);
+        let mut held_out = vec![false; self.samples.len()];
+        order[..n_held_out].iter().for_each(|&index| held_out[index] = true);
+        let (mut train, mut held) = (Vec::new(), Vec::new());
+        for (sample, held_out) in self.samples.into_iter().zip(held_out) {
+            if held_out { held.push(sample) } else { train.push(sample) }
+        }
+        Ok((Self::from_samples(train)?, Self::from_samples(held)?))
+    }
+}
+
+/// Keeps the streams of data order apart from the other uses of a seed.
+const ORDER_KEY: u64 = 0x6f72_6465_7200_0001;
+
+/// Rows with their places.
+type Rows = Vec<(String, Row)>;
+
+fn line_rows(path: &Path, text: &str) -> Result<Rows> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(index, line)| {
+            let place = format!("{}:{}", path.display(), index + 1);
+            let row = serde_json::from_str(line).map_err(|source| malformed(&source).at(&place))?;
+            Ok((place, row))
+        })
+        .collect()
+}
+
+fn array_rows(path: &Path, text: &str) -> Result<Rows> {
+    let values: Vec<Value> = serde_json::from_str(text)
+        .map_err(|source| malformed(&source).at(format!("{}:{}", path.display(), source.line())))?;
+    let row = |(index, value)| {
+        let place = format!("{}: item {}", path.display(), index + 1);
+        let row = serde_json::from_value(value).map_err(|source| malformed(&source).at(&place))?;
+        Ok((place, row))
+    };
+    values.into_iter().enumerate().map(row).collect()
+}
+
+fn malformed(source: &serde_json::Error) -> Error {
+    Error::new(ErrorKind::InvalidFile, "malformed row")
+        .got(source)
+        .needed("an object with problem, answer, problem_type and task_type")
+}
+
+fn sample(folder: &Path, index: usize, row: Row) -> Result<Sample> {
+    let invalid = |what: &str| Error::new(ErrorKind::InvalidFile, what);
+    let problem_type: ProblemType = row.problem_type.parse()?;
+    let task_type: TaskType = row.task_type.parse()?;
+    if !matches!(row.data_type.to_lowercase().as_str(), "" | "image" | "text") {
+        return Err(Error::new(ErrorKind::Unsupported, "unknown data_type")
+            .got(format!("{:?}", row.data_type))
+            .needed("one of image, text"));
+    }
+    let n_marks = row.problem.matches(IMAGE_MARK).count();
+    if n_marks != row.images.len() {
+        return Err(invalid("image marks do not fit the images")
+            .got(format!("{n_marks} marks and {} images", row.images.len()))
+            .needed("one <image> in the problem for every image"));
+    }
+    let answer = reward::parse(&row.answer).answer.to_owned();
+    if answer.is_empty() {
+        return Err(invalid("empty answer"));
+    }
+    let images: Vec<PathBuf> = row.images.iter().map(|image| folder.join(image)).collect();
+    for image in &images {
+        if !image.is_file() {
+            return Err(Error::new(ErrorKind::NotFound, "image not found").at(image.display()));
+        }
+    }
+    let id = match row.problem_id {
+        Some(Value::String(id)) => id,
+        Some(id) => id.to_string(),
+        None => index.to_string(),
+    };
+    Ok(Sample { id, problem: row.problem, images, answer, problem_type, task_type, options: row.options })
+}
+
+fn hash(samples: &[Sample]) -> Result<String> {
+    let mut hasher = Sha256::new();
+    // Lengths go first: no two different lists of fields have the same bytes.
+    let mut field = |bytes: &[u8]| {
+        hasher.update((bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    for sample in samples {
+        field(sample.problem.as_bytes());
+        field(sample.answer.as_bytes());
+        field(sample.problem_type.name().as_bytes());
+        field(sample.task_type.name().as_bytes());
+        field(&(sample.options.len() as u64).to_le_bytes());
+        sample.options.iter().for_each(|option| field(option.as_bytes()));
+        field(&(sample.images.len() as u64).to_le_bytes());
+        for image in &sample.images {
+            field(&fs::read(image).map_err(|source| Error::io("cannot read image", image, source))?);
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROW: &str = r#"{"problem": "<image> How many?", "images": ["a.png"], "answer": "<answer>3</answer>", "problem_type": "numerical", "task_type": "spatial_reasoning", "data_type": "image", "options": [], "other": 1}"#;
+
+    fn folder(rows: &str, name: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        fs::write(folder.path().join("a.png"), b"not decoded here").expect("writable");
+        let path = folder.path().join(name);
+        fs::write(&path, rows).expect("writable");
+        (folder, path)
+    }
+
+    #[test]
+    fn lines_and_arrays_give_the_same_samples() {
+        let (_lines_folder, lines) = folder(&format!("{ROW}\n\n{ROW}\n"), "d.jsonl");
+        let (_array_folder, array) = folder(&format!("[{ROW},\n{ROW}]"), "d.json");
+        let (lines, array) = (Dataset::open(&lines).expect("valid"), Dataset::open(&array).expect("valid"));
+        assert_eq!((lines.len(), lines.hash()), (2, array.hash()));
+        let sample = &lines.samples()[1];
+        assert_eq!((sample.id.as_str(), sample.answer.as_str()), ("1", "3"));
+        assert_eq!(sample.prompt_text("Think."), "<image> How many?\nThink.");
+        assert_eq!(sample.advantage_task(), "numerical");
+    }
+
+    #[test]
+    fn options_stand_between_problem_and_suffix() {
+        let row = ROW.replace(r#""options": []"#, r#""options": ["A. 1", "B. 2"]"#);
+        let (_folder, path) = folder(&row, "d.jsonl");
+        let data = Dataset::open(&path).expect("valid");
+        assert_eq!(data.samples()[0].prompt_text(""), "<image> How many?\nA. 1\nB. 2");
+        assert!(data.samples()[0].prompt_text(DEFAULT_SUFFIX).ends_with("key boxes."));
+    }
+
+    #[test]
+    fn bad_rows_are_named_by_line() {
+        for (from, to, kind, message) in [
+            ("}", "", ErrorKind::InvalidFile, "malformed row"),
+            (r#""answer""#, r#""response""#, ErrorKind::InvalidFile, "missing field `answer`"),
+            ("numerical", "riddle", ErrorKind::Unsupported, "multiple choice, numerical"),
+            ("spatial_reasoning", "riddles", ErrorKind::Unsupported, "spatial_grounding, spatial_reasoning"),
+            (r#""data_type": "image""#, r#""data_type": "video""#, ErrorKind::Unsupported, "one of image, text"),
+            ("<image>", "", ErrorKind::InvalidFile, "0 marks and 1 images"),
+            ("a.png", "b.png", ErrorKind::NotFound, "b.png"),
+            ("<answer>3</answer>", "<answer> </answer>", ErrorKind::InvalidFile, "empty answer"),
+        ] {
+            let (_folder, path) = folder(&format!("{ROW}\n{}", ROW.replace(from, to)), "d.jsonl");
+            let error = Dataset::open(&path).expect_err("bad row");
+            let text = error.to_string();
+            assert_eq!(error.kind(), kind, "{text}");
+            assert!(text.contains("d.jsonl:2") && text.contains(message), "{text}");
+        }
+        let (_folder, path) = folder("\n", "d.jsonl");
+        assert_eq!(Dataset::open(&path).expect_err("empty").kind(), ErrorKind::InvalidFile);
+        assert_eq!(Dataset::open(Path::new("no.jsonl")).expect_err("missing").kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn orders_are_permutations_fixed_by_seed_and_epoch() {
+        let (_folder, path) = folder(&[ROW; 20].join("\n"), "d.jsonl");
+        let data = Dataset::open(&path).expect("valid");
+        let mut order = data.epoch_order(1, 0);
+        assert_eq!(order, data.epoch_order(1, 0));
+        assert_ne!(order, data.epoch_order(1, 1));
+        assert_ne!(order, data.epoch_order(2, 0));
+        order.sort_unstable();
+        assert_eq!(order, (0..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn held_out_sets_are_even_over_task_types() {
+        let rows: Vec<_> =
+            (0..12).map(|i| if i < 3 { ROW.replace("spatial_reasoning", "ocr") } else { ROW.to_owned() }).collect();
+        let (_folder, path) = folder(&rows.join("\n"), "d.jsonl");
+        let (train, held) = Dataset::open(&path).expect("valid").split(4, 5).expect("enough samples");
+        assert_eq!((train.len(), held.len()), (8, 4));
+        assert_eq!(held.samples().iter().filter(|sample| sample.task_type == TaskType::Ocr).count(), 2);
+        assert_ne!(train.hash(), held.hash());
+        assert!(Dataset::open(&path).expect("valid").split(12, 5).is_err());
+    }
+}
