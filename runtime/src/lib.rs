@@ -1,11 +1,54 @@
-//! Safe runtime over llama.cpp and ggml.
+//! Safe runtime over llama.cpp and ggml: the only crate of Owlet that calls them.
+//!
+//! 1. [`Model::load`] checks a GGUF file and its image projector in Rust, then hands them to llama.cpp.
+//! 2. [`Model::encode`] turns a [`Prompt`] of text and pictures into an [`EncodedPrompt`]: chat template, tokens, and
+//!    image embeddings from pictures resized exactly as Hugging Face does.
+//! 3. A [`Session`] holds many sequences: it computes a prompt once, forks it, and decodes all sequences together, with
+//!    any number of LoRA [`Adapter`]s.
+//! 4. [`generate()`] drives a session: groups of sampled answers with the log-probability of every token.
+//! 5. [`gguf`], [`quantize`] and [`ggml`] are what the quantizer and the training engine build on.
+//!
+//! ggml ends the process on wrong shapes and NULL is llama.cpp's only other answer, so whatever a file or a caller can
+//! get wrong is checked before they are called, and every failure is a typed [`Error`].
+//!
+//! Threads: a [`Model`] is shared by clones and may serve several sessions at once; a [`Session`] can move between
+//! threads but works for one at a time; a [`CancelToken`] stops it from any other.
 
+mod adapter;
 mod atomic;
+mod backend;
+mod cancel;
 mod error;
+pub mod generate;
+pub mod ggml;
 pub mod gguf;
+mod image;
 mod mapped;
+mod model;
+mod prompt;
+pub mod quantize;
 pub mod rng;
+mod sampler;
+mod session;
+mod template;
+mod text;
+mod think;
+mod timings;
+mod vision;
 
+pub use adapter::{Adapter, AdapterInfo};
 pub use atomic::AtomicFile;
+pub use backend::{Device, DeviceKind, devices};
+pub use cancel::CancelToken;
 pub use error::{Error, ErrorKind, Result};
+pub use generate::{GenerateRequest, Generated, RngKey, StopReason, TokenEvent, generate};
+pub use image::{BoxMap, Image, ImageBudget, ImageLimits};
 pub use mapped::MappedFile;
+pub use model::{Model, ModelInfo, ModelOptions, TokenId};
+pub use prompt::{EncodedPrompt, IMAGE_MARK, ImageEmbedding, Message, Part, Prompt, Role, Segment};
+pub use sampler::{Sampled, Sampler, SamplerOptions};
+pub use session::{FlashAttention, KvType, Session, SessionOptions};
+pub use template::ChatTemplate;
+pub use text::TextDecoder;
+pub use think::{ThinkEvent, ThinkSplitter};
+pub use timings::{Timings, peak_memory_bytes};

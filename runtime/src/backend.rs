@@ -1,0 +1,203 @@
+//! llama.cpp as a process-wide thing: initialised once, its log sent to `tracing`, its devices listed.
+
+use std::{
+    cell::RefCell,
+    ffi::{CStr, c_char, c_void},
+    ptr,
+    sync::{OnceLock, mpsc::Sender},
+};
+
+use llama_cpp_2::{LlamaBackendDeviceType, list_llama_ggml_backend_devices, llama_backend::LlamaBackend};
+use llama_cpp_sys_2 as sys;
+
+use crate::{Error, ErrorKind, Result};
+
+/// A device that graphs can run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Short name: `CPU`, `Metal`, `Vulkan0`.
+    pub name: String,
+    /// What the driver calls it.
+    pub description: String,
+    /// What sort of device it is.
+    pub kind: DeviceKind,
+    /// Memory that the driver reports as free.
+    pub memory_free_bytes: u64,
+    /// Memory in all; for a CPU that of the machine.
+    pub memory_total_bytes: u64,
+}
+
+/// What sort of device runs a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// The processor.
+    Cpu,
+    /// A graphics processor with memory of its own.
+    Gpu,
+    /// A graphics processor that shares the machine's memory.
+    IntegratedGpu,
+    /// An accelerator used together with the processor (BLAS, AMX).
+    Accelerator,
+    /// A device of a kind that this version does not know.
+    Other,
+}
+
+/// The devices of this build and machine, in llama.cpp's order of preference.
+///
+/// # Errors
+/// `Backend` when llama.cpp cannot be initialised.
+pub fn devices() -> Result<Vec<Device>> {
+    init()?;
+    let kind = |kind| match kind {
+        LlamaBackendDeviceType::Cpu => DeviceKind::Cpu,
+        LlamaBackendDeviceType::Gpu => DeviceKind::Gpu,
+        LlamaBackendDeviceType::IntegratedGpu => DeviceKind::IntegratedGpu,
+        LlamaBackendDeviceType::Accelerator => DeviceKind::Accelerator,
+        LlamaBackendDeviceType::Unknown => DeviceKind::Other,
+    };
+    let devices = list_llama_ggml_backend_devices().into_iter().map(|device| Device {
+        name: device.name,
+        description: device.description,
+        kind: kind(device.device_type),
+        memory_free_bytes: device.memory_free as u64,
+        memory_total_bytes: device.memory_total as u64,
+    });
+    Ok(devices.collect())
+}
+
+/// Threads to use where the caller names none: one per core that the system offers.
+pub(crate) fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// Initialises llama.cpp, once per process. Every constructor that reaches llama.cpp or ggml calls this first.
+///
+/// # Errors
+/// `Backend` when another user of llama-cpp-2 in this process holds its backend.
+pub(crate) fn init() -> Result<()> {
+    static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
+    let backend = BACKEND.get_or_init(|| {
+        // SAFETY: `log_line` keeps no reference to its arguments and never unwinds; NULL user data is never read.
+        // This runs once, before any other call into the libraries, so nothing logs meanwhile.
+        unsafe {
+            sys::llama_log_set(Some(log_line), ptr::null_mut());
+            sys::mtmd_log_set(Some(log_line), ptr::null_mut());
+        }
+        LlamaBackend::init().map_err(|error| error.to_string())
+    });
+    match backend {
+        Ok(_) => Ok(()),
+        Err(reason) => Err(Error::new(ErrorKind::Backend, "cannot initialise llama.cpp").got(reason)),
+    }
+}
+
+/// Lines that [`explain`] keeps; a failing load logs one to three.
+const MAX_KEPT_LINES: usize = 8;
+
+thread_local! {
+    /// Warnings and errors that llama.cpp logged on this thread since the last [`explain`] began.
+    static COMPLAINTS: RefCell<Complaints> = const { RefCell::new(Complaints { lines: Vec::new(), open: false }) };
+}
+
+thread_local! {
+    /// Who wants every piece that llama.cpp logs on this thread.
+    static LISTENER: RefCell<Option<Sender<String>>> = const { RefCell::new(None) };
+}
+
+struct Complaints {
+    lines: Vec<String>,
+    /// Whether the last line still waits for continuations.
+    open: bool,
+}
+
+/// Runs `call`, and when it returns `None` makes an error of what llama.cpp logged on this thread meanwhile.
+///
+/// llama.cpp's constructors return NULL for every failure; the reason is in the log alone.
+pub(crate) fn explain<T>(what: &str, call: impl FnOnce() -> Option<T>) -> Result<T> {
+    COMPLAINTS.with_borrow_mut(|complaints| complaints.lines.clear());
+    call().ok_or_else(|| {
+        let error = Error::new(ErrorKind::Backend, what);
+        let lines = COMPLAINTS.with_borrow(|complaints| complaints.lines.join("; "));
+        if lines.is_empty() { error } else { error.got(lines) }
+    })
+}
+
+/// Runs `call` and sends every piece of llama.cpp's log on this thread to `listener` meanwhile.
+pub(crate) fn listen<T>(listener: Sender<String>, call: impl FnOnce() -> T) -> T {
+    LISTENER.set(Some(listener));
+    let result = call();
+    LISTENER.set(None);
+    result
+}
+
+/// llama.cpp's log callback. `text` may be a part of a line: parts that follow come with the level CONT.
+unsafe extern "C" fn log_line(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
+    if text.is_null() {
+        return;
+    }
+    // SAFETY: llama.cpp passes a NUL-terminated string that lives during the call.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    let line = text.trim_end_matches('\n');
+    match level {
+        sys::GGML_LOG_LEVEL_ERROR => tracing::error!(target: "llama.cpp", "{line}"),
+        sys::GGML_LOG_LEVEL_WARN => tracing::warn!(target: "llama.cpp", "{line}"),
+        sys::GGML_LOG_LEVEL_INFO => tracing::debug!(target: "llama.cpp", "{line}"),
+        _ => tracing::trace!(target: "llama.cpp", "{line}"),
+    }
+    let _ = LISTENER.try_with(|listener| {
+        if let Some(listener) = &*listener.borrow() {
+            // A listener that has gone away wants nothing more.
+            let _ = listener.send(text.to_string());
+        }
+    });
+    // A thread that is being torn down has no complaints left to keep.
+    let _ = COMPLAINTS.try_with(|complaints| {
+        if let Ok(mut complaints) = complaints.try_borrow_mut() {
+            complaints.keep(level, line, text.ends_with('\n'));
+        }
+    });
+}
+
+impl Complaints {
+    fn keep(&mut self, level: sys::ggml_log_level, line: &str, ends: bool) {
+        let is_complaint = level == sys::GGML_LOG_LEVEL_ERROR || level == sys::GGML_LOG_LEVEL_WARN;
+        let continues = level == sys::GGML_LOG_LEVEL_CONT && self.open;
+        if continues && let Some(last) = self.lines.last_mut() {
+            last.push_str(line);
+        } else if is_complaint && !line.is_empty() {
+            if self.lines.len() == MAX_KEPT_LINES {
+                self.lines.remove(0);
+            }
+            self.lines.push(line.to_owned());
+        }
+        self.open = (is_complaint || continues) && !ends;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_call_tells_what_the_library_logged() {
+        let failed: Result<()> = explain("cannot load model", || {
+            // SAFETY: both strings are NUL-terminated literals.
+            unsafe {
+                log_line(sys::GGML_LOG_LEVEL_INFO, c"chatter\n".as_ptr(), ptr::null_mut());
+                log_line(sys::GGML_LOG_LEVEL_ERROR, c"tensor is ".as_ptr(), ptr::null_mut());
+                log_line(sys::GGML_LOG_LEVEL_CONT, c"odd\n".as_ptr(), ptr::null_mut());
+            }
+            None
+        });
+        let error = failed.expect_err("the call returned nothing");
+        assert_eq!(error.kind(), ErrorKind::Backend);
+        assert_eq!(error.to_string(), "cannot load model: got tensor is odd");
+    }
+
+    #[test]
+    fn there_is_a_processor() {
+        let devices = devices().expect("initialises");
+        assert!(devices.iter().any(|device| device.kind == DeviceKind::Cpu), "{devices:?}");
+    }
+}

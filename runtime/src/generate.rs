@@ -1,0 +1,317 @@
+//! Whole answers, many at once: every prompt is computed once and forked, all running answers advance together.
+//!
+//! A lane is a sequence of the session. Answers wait in a queue, request by request; a free lane takes the next one.
+//! When its prompt is already in some lane, that lane is forked and cut back to the end of the prompt, so a group of n
+//! answers costs one prompt, image included. One decode call then advances all lanes by a token.
+//!
+//! Which token is picked depends on the logits and on the key (seed, step, prompt, sample, position) alone, never on what
+//! runs beside it. The logits themselves are computed by kernels whose rounding may depend on how many lanes take part in
+//! a call: the same session options, requests and threads give the same bits; another number of lanes gives answers that
+//! are equal until a near tie falls the other way.
+
+use std::{ops::ControlFlow, time::Instant};
+
+use crate::{
+    Error, ErrorKind, Result,
+    cancel::CancelToken,
+    model::TokenId,
+    prompt::EncodedPrompt,
+    rng::Rng,
+    sampler::{Sampled, Sampler, SamplerOptions},
+    session::{Mark, Session},
+};
+
+/// What makes the random numbers of a request its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RngKey {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Training step, or 0.
+    pub step: u64,
+    /// Number of the prompt in its data set, or of the question in a conversation.
+    pub prompt: u64,
+}
+
+impl RngKey {
+    fn rng(self, sample: usize, position: usize) -> Rng {
+        Rng::keyed(&[self.seed, self.step, self.prompt, sample as u64, position as u64])
+    }
+}
+
+/// A prompt to be answered `n` times.
+#[derive(Clone, Copy, Debug)]
+pub struct GenerateRequest<'a> {
+    /// The prompt.
+    pub prompt: &'a EncodedPrompt,
+    /// Answers wanted.
+    pub n: usize,
+    /// Key of the random numbers; answers of a request differ by their number.
+    pub rng_key: RngKey,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// Its tokens; the last one is the end token when `stop` says so.
+    pub tokens: Vec<TokenId>,
+    /// Natural log-probability of each token under `softmax(logits / temperature)`.
+    pub logprobs: Vec<f32>,
+    /// Why it ended.
+    pub stop: StopReason,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StopReason {
+    /// The model ended it.
+    EndOfAnswer,
+    /// It reached the number of tokens asked for.
+    MaxTokens,
+    /// The sequence is full.
+    ContextFull,
+    /// The caller said so.
+    Caller,
+}
+
+/// A token that was just picked.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenEvent {
+    /// Index of the request.
+    pub request: usize,
+    /// Index of the answer in its request.
+    pub sample: usize,
+    /// Index of the token in its answer.
+    pub position: usize,
+    /// The token.
+    pub token: TokenId,
+    /// Its log-probability.
+    pub logprob: f32,
+    /// Set on the last token of an answer, unless the caller ends it.
+    pub stop: Option<StopReason>,
+}
+
+/// Answers every request and returns, per request, its `n` answers.
+///
+/// The session's sequences are used from empty and left empty. `on_token` sees every token as it is picked;
+/// `ControlFlow::Break` ends that answer. An answer has 1 to `max_new_tokens` tokens.
+///
+/// # Errors
+/// `ContextOverflow` when a prompt leaves no room for a single token, before anything is computed; `InvalidInput` for
+/// bad sampler options; `Cancelled` when `cancel` was set, with the session empty and usable; `Backend`.
+pub fn generate(
+    session: &mut Session,
+    requests: &[GenerateRequest],
+    sampler: &SamplerOptions,
+    max_new_tokens: usize,
+    cancel: &CancelToken,
+    on_token: &mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
+) -> Result<Vec<Vec<Generated>>> {
+    check(session, requests, max_new_tokens)?;
+    let n_vocab = session.model().info().n_vocab;
+    let sampler = Sampler::new(sampler, n_vocab, session.model().never_sampled())?;
+    session.set_cancel(cancel.clone());
+    session.clear_all();
+    let mut run = Run::new(session, requests, sampler, max_new_tokens, on_token);
+    let result = run.to_the_end(cancel);
+    let answers = std::mem::take(&mut run.answers);
+    session.clear_all();
+    // A token that is cancelled later must not stop the session's next call.
+    session.set_cancel(CancelToken::new());
+    result?;
+    Ok(answers.into_iter().map(|request| request.into_iter().flatten().collect()).collect())
+}
+
+fn check(session: &Session, requests: &[GenerateRequest], max_new_tokens: usize) -> Result<()> {
+    if max_new_tokens == 0 {
+        return Err(Error::new(ErrorKind::InvalidInput, "no tokens to generate").at("max_new_tokens").got(0));
+    }
+    let n_ctx = session.options().n_ctx;
+    for (index, request) in requests.iter().enumerate() {
+        let n_tokens = request.prompt.n_tokens();
+        if n_tokens >= n_ctx {
+            let error = Error::new(ErrorKind::ContextOverflow, "prompt leaves no room for an answer");
+            let error = error.at(format!("request {index}")).got(format!("{n_tokens} tokens"));
+            return Err(error.needed(format!("less than the context of {n_ctx}")));
+        }
+    }
+    Ok(())
+}
+
+/// A running answer.
+struct Lane {
+    request: usize,
+    sample: usize,
+    tokens: Vec<TokenId>,
+    logprobs: Vec<f32>,
+}
+
+/// What the answers of one request start from.
+struct Start {
+    /// The end of the prompt in every sequence that holds it.
+    mark: Mark,
+    /// Logits after the prompt.
+    logits: Vec<f32>,
+}
+
+struct Run<'a> {
+    session: &'a mut Session,
+    requests: &'a [GenerateRequest<'a>],
+    sampler: Sampler,
+    max_new_tokens: usize,
+    on_token: &'a mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
+    /// Per sequence, the answer that runs in it.
+    lanes: Vec<Option<Lane>>,
+    /// Per sequence, the request whose prompt it begins with.
+    holds: Vec<Option<usize>>,
+    /// Next answer to start: request and sample.
+    next: (usize, usize),
+    /// Of request `next.0`, once its prompt was computed.
+    start: Option<Start>,
+    answers: Vec<Vec<Option<Generated>>>,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        session: &'a mut Session,
+        requests: &'a [GenerateRequest<'a>],
+        sampler: Sampler,
+        max_new_tokens: usize,
+        on_token: &'a mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
+    ) -> Self {
+        let n_seq = session.options().n_seq;
+        let answers = requests.iter().map(|request| vec![None; request.n]).collect();
+        let lanes = (0..n_seq).map(|_| None).collect();
+        let (holds, next, start) = (vec![None; n_seq], (0, 0), None);
+        let mut run = Self { session, requests, sampler, max_new_tokens, on_token, lanes, holds, next, start, answers };
+        run.skip_started_requests();
+        run
+    }
+
+    fn to_the_end(&mut self, cancel: &CancelToken) -> Result<()> {
+        let mut tokens = Vec::with_capacity(self.lanes.len());
+        loop {
+            cancel.check()?;
+            for seq in 0..self.lanes.len() {
+                self.fill_lane(seq)?;
+            }
+            self.close_gaps()?;
+            tokens.clear();
+            let last_tokens = self.lanes.iter().map_while(|lane| lane.as_ref()?.tokens.last().copied());
+            tokens.extend(last_tokens.enumerate());
+            if tokens.is_empty() {
+                return Ok(());
+            }
+            self.session.decode(&tokens)?;
+            self.pick_tokens(tokens.len())?;
+        }
+    }
+
+    /// Starts waiting answers in sequence `seq` until one does not end with its first token.
+    fn fill_lane(&mut self, seq: usize) -> Result<()> {
+        while self.lanes[seq].is_none() && self.next.0 < self.requests.len() {
+            let (request, sample) = self.next;
+            self.put_prompt(seq, request)?;
+            let mut lane = Lane { request, sample, tokens: Vec::new(), logprobs: Vec::new() };
+            let logits = &self.start.as_ref().expect("set by put_prompt").logits;
+            let rng = &mut self.requests[request].rng_key.rng(sample, 0);
+            let sampled = self.sampler.sample(logits, &[], rng)?;
+            let stop = self.keep(&mut lane, sampled);
+            self.lanes[seq] = Some(lane);
+            if let Some(stop) = stop {
+                self.finish(seq, stop);
+            }
+            self.next.1 += 1;
+            self.skip_started_requests();
+        }
+        Ok(())
+    }
+
+    /// Makes sequence `seq` hold the prompt of `request` and nothing behind it.
+    fn put_prompt(&mut self, seq: usize, request: usize) -> Result<()> {
+        let holder = match self.holds[seq] {
+            Some(held) if held == request => Some(seq),
+            _ => self.holds.iter().position(|&held| held == Some(request)),
+        };
+        if let (Some(holder), Some(start)) = (holder, &self.start) {
+            if holder != seq {
+                self.session.fork(holder, &[seq])?;
+            }
+            self.session.rewind(seq, start.mark);
+        } else {
+            self.session.clear(seq)?;
+            self.session.prefill(seq, self.requests[request].prompt)?;
+            let logits = self.session.logits(seq)?.to_vec();
+            self.start = Some(Start { mark: self.session.mark(seq), logits });
+        }
+        self.holds[seq] = Some(request);
+        Ok(())
+    }
+
+    /// Moves on to the next request when all answers of this one were started.
+    fn skip_started_requests(&mut self) {
+        while self.next.0 < self.requests.len() && self.next.1 >= self.requests[self.next.0].n {
+            self.next = (self.next.0 + 1, 0);
+            self.start = None;
+        }
+    }
+
+    /// Moves the last lanes into sequences that stay free: llama.cpp computes neighbouring sequences in one go, and
+    /// copying a sequence costs less than a second go.
+    fn close_gaps(&mut self) -> Result<()> {
+        while let Some(gap) = self.lanes.iter().position(Option::is_none) {
+            let Some(last) = self.lanes.iter().rposition(Option::is_some).filter(|&last| last > gap) else { break };
+            self.session.fork(last, &[gap])?;
+            self.lanes.swap(gap, last);
+            self.holds[gap] = self.holds[last];
+        }
+        Ok(())
+    }
+
+    /// Picks a token in the first `n_lanes` lanes, which are all that run, and ends those that are done.
+    fn pick_tokens(&mut self, n_lanes: usize) -> Result<()> {
+        let start = Instant::now();
+        for seq in 0..n_lanes {
+            let Some(mut lane) = self.lanes[seq].take() else { continue };
+            let rng = &mut self.requests[lane.request].rng_key.rng(lane.sample, lane.tokens.len());
+            let sampled = self.sampler.sample(self.session.logits(seq)?, &lane.tokens, rng)?;
+            let stop = self.keep(&mut lane, sampled);
+            self.lanes[seq] = Some(lane);
+            if let Some(stop) = stop {
+                self.finish(seq, stop);
+            }
+        }
+        self.session.timings_mut().sample_ms += start.elapsed().as_secs_f64() * 1e3;
+        Ok(())
+    }
+
+    /// Appends a token to `lane`, shows it to the caller and tells whether the answer ends.
+    fn keep(&mut self, lane: &mut Lane, sampled: Sampled) -> Option<StopReason> {
+        let Sampled { token, logprob } = sampled;
+        let position = lane.tokens.len();
+        lane.tokens.push(token);
+        lane.logprobs.push(logprob);
+        let n_prompt = self.requests[lane.request].prompt.n_tokens();
+        let stop = if self.session.model().is_eog(token) {
+            Some(StopReason::EndOfAnswer)
+        } else if lane.tokens.len() == self.max_new_tokens {
+            Some(StopReason::MaxTokens)
+        } else if n_prompt + lane.tokens.len() > self.session.options().n_ctx {
+            // There is no place to decode this token in, so none can follow.
+            Some(StopReason::ContextFull)
+        } else {
+            None
+        };
+        let event = TokenEvent { request: lane.request, sample: lane.sample, position, token, logprob, stop };
+        match (self.on_token)(event) {
+            ControlFlow::Continue(()) => stop,
+            ControlFlow::Break(()) => stop.or(Some(StopReason::Caller)),
+        }
+    }
+
+    /// Ends the answer in sequence `seq`.
+    fn finish(&mut self, seq: usize, stop: StopReason) {
+        if let Some(Lane { request, sample, tokens, logprobs }) = self.lanes[seq].take() {
+            self.answers[request][sample] = Some(Generated { tokens, logprobs, stop });
+        }
+    }
+}

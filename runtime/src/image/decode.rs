@@ -1,0 +1,104 @@
+//! Picture files to upright RGB, with limits that hold before the first pixel is decoded.
+
+use std::{fs, io::Cursor, path::Path};
+
+use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
+
+use super::Image;
+use crate::{Error, ErrorKind, Result};
+
+/// What a picture file may cost: a few kilobytes can claim to unpack to many gigabytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageLimits {
+    /// Most pixels; default 64 * 2^20 (a 12-megapixel photo passes five times). Decoding takes 3 to 8 bytes for each.
+    pub max_pixels: u64,
+    /// Longest file read; default 256 MiB.
+    pub max_file_bytes: u64,
+}
+
+impl Default for ImageLimits {
+    fn default() -> Self {
+        Self { max_pixels: 64 << 20, max_file_bytes: 256 << 20 }
+    }
+}
+
+/// Scratch that a decoder may take beyond its output.
+const DECODER_SCRATCH_BYTES: u64 = 64 << 20;
+/// Bytes of the widest pixel that decoders put out: four channels of 16 bits.
+const WIDEST_PIXEL_BYTES: u64 = 8;
+
+impl Image {
+    /// Reads a PNG, JPEG, WebP, GIF (first frame) or BMP file; see [`Image::from_encoded`].
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`, and those of [`Image::from_encoded`] with the path.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, &ImageLimits::default())
+    }
+
+    /// As [`Image::open`] with limits of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub fn open_with(path: impl AsRef<Path>, limits: &ImageLimits) -> Result<Self> {
+        let path = path.as_ref();
+        let what = "cannot read picture";
+        let length = fs::metadata(path).map_err(|source| Error::io(what, path, source))?.len();
+        if length > limits.max_file_bytes {
+            let error = Error::new(ErrorKind::Limit, what).at(path.display()).got(format!("{length} bytes"));
+            return Err(error.needed(format!("at most {} bytes", limits.max_file_bytes)));
+        }
+        let bytes = fs::read(path).map_err(|source| Error::io(what, path, source))?;
+        Self::from_encoded_with(&bytes, limits).map_err(|error| error.at(path.display()))
+    }
+
+    /// Decodes the bytes of a picture file. The format is told from the content.
+    ///
+    /// The EXIF orientation is applied. As in Hugging Face's processors (`PIL.Image.convert("RGB")`) alpha is dropped,
+    /// not blended; grey and palette pictures become RGB.
+    ///
+    /// # Errors
+    /// `InvalidFile` for what is not a picture or is damaged, `Unsupported` for a variant that is not decoded, `Limit`
+    /// for more pixels than [`ImageLimits`] allow.
+    pub fn from_encoded(bytes: &[u8]) -> Result<Self> {
+        Self::from_encoded_with(bytes, &ImageLimits::default())
+    }
+
+    /// As [`Image::from_encoded`] with limits of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Image::from_encoded`].
+    pub fn from_encoded_with(bytes: &[u8], limits: &ImageLimits) -> Result<Self> {
+        let mut reader = ImageReader::new(Cursor::new(bytes));
+        let mut allocation = Limits::no_limits();
+        allocation.max_alloc = Some(limits.max_pixels.saturating_mul(WIDEST_PIXEL_BYTES) + DECODER_SCRATCH_BYTES);
+        reader.limits(allocation);
+        let reader = reader.with_guessed_format().map_err(|error| refused(ImageError::IoError(error)))?;
+        if reader.format().is_none() {
+            let error = Error::new(ErrorKind::InvalidFile, "not a picture");
+            return Err(error.needed("PNG, JPEG, WebP, GIF or BMP"));
+        }
+        // Only headers are read up to here.
+        let mut decoder = reader.into_decoder().map_err(refused)?;
+        let (width, height) = decoder.dimensions();
+        let n_pixels = u64::from(width) * u64::from(height);
+        if n_pixels > limits.max_pixels {
+            let error = Error::new(ErrorKind::Limit, "picture too large").got(format!("{width}x{height} pixels"));
+            return Err(error.needed(format!("at most {} pixels", limits.max_pixels)));
+        }
+        let orientation = decoder.orientation().map_err(refused)?;
+        let mut decoded = DynamicImage::from_decoder(decoder).map_err(refused)?;
+        decoded.apply_orientation(orientation);
+        let upright = decoded.into_rgb8();
+        Self::from_rgb(upright.width(), upright.height(), upright.into_raw())
+    }
+}
+
+fn refused(error: ImageError) -> Error {
+    let kind = match &error {
+        ImageError::Unsupported(_) => ErrorKind::Unsupported,
+        ImageError::Limits(_) => ErrorKind::Limit,
+        _ => ErrorKind::InvalidFile,
+    };
+    Error::new(kind, "cannot decode picture").got(&error).source(error)
+}

@@ -1,0 +1,79 @@
+//! Pictures: decoded, turned upright and resized to the very bytes that Hugging Face's Qwen processor feeds its model.
+//!
+//! `file or bytes -> Image (RGB, upright) -> Image of the model's size -> vision.rs`.
+//! Pixels are rows of `width` x 3 bytes, RGB, top row first.
+
+mod boxes;
+mod budget;
+mod decode;
+mod resize;
+
+pub use boxes::BoxMap;
+pub use budget::ImageBudget;
+pub use decode::ImageLimits;
+
+use crate::{Error, ErrorKind, Result};
+
+/// An RGB picture.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Image {
+    width: u32,
+    height: u32,
+    rgb: Vec<u8>,
+}
+
+impl Image {
+    /// A picture of `rgb` bytes: `height` rows of `width` pixels of 3 bytes.
+    ///
+    /// # Errors
+    /// `InvalidInput` when a side is 0 or the number of bytes is not `width * height * 3`.
+    pub fn from_rgb(width: u32, height: u32, rgb: Vec<u8>) -> Result<Self> {
+        let needed = u64::from(width) * u64::from(height) * 3;
+        if needed == 0 || rgb.len() as u64 != needed {
+            let got = format!("{} bytes for {width}x{height}", rgb.len());
+            return Err(Error::new(ErrorKind::InvalidInput, "bad picture").got(got).needed(format!("{needed} bytes")));
+        }
+        Ok(Self { width, height, rgb })
+    }
+
+    /// Pixels per row.
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
+    /// Number of rows.
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+
+    /// The pixels, `height * width * 3` bytes.
+    pub fn rgb(&self) -> &[u8] {
+        &self.rgb
+    }
+
+    /// The picture at the size that `budget` gives it, stretched as Hugging Face does (no letterbox).
+    ///
+    /// # Errors
+    /// As [`ImageBudget::size_for`].
+    pub fn resize_for(&self, budget: &ImageBudget) -> Result<Self> {
+        let (width, height) = budget.size_for(self.width, self.height)?;
+        Ok(self.resize(width, height))
+    }
+
+    /// The picture stretched to `width` x `height`, byte for byte as torchvision's `resize(BICUBIC, antialias=True)` of
+    /// a `uint8` tensor. A side of 0 is taken as 1.
+    #[must_use]
+    pub fn resize(&self, width: u32, height: u32) -> Self {
+        resize::bicubic(self, width.max(1), height.max(1))
+    }
+}
+
+impl std::fmt::Debug for Image {
+    // Pictures are private: a log shows their size, never their content.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Image({}x{})", self.width, self.height)
+    }
+}
+
+#[cfg(test)]
+mod tests;

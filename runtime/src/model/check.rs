@@ -1,0 +1,126 @@
+//! The tensors and the vocabulary of a language model file, against its hyperparameters.
+
+use std::collections::HashMap;
+
+use super::hyper::{Architecture, Hyperparameters};
+use crate::{
+    Error, ErrorKind, Result,
+    gguf::{GgmlType, GgufFile, TensorInfo},
+};
+
+/// Checks every tensor that llama.cpp will read.
+///
+/// # Errors
+/// `InvalidFile` for a missing tensor, `Mismatch` for a wrong shape, `Unsupported` for a type that cannot be multiplied.
+pub(super) fn check_tensors(file: &GgufFile, hyper: &Hyperparameters, n_vocab: u64) -> Result<()> {
+    let n_embd = u64::from(hyper.n_embd);
+    let n_ff = u64::from(hyper.n_ff);
+    let n_q = u64::from(hyper.n_head) * u64::from(hyper.head_dim);
+    let n_kv = u64::from(hyper.n_head_kv) * u64::from(hyper.head_dim);
+    matrix(file, "token_embd.weight", [n_embd, n_vocab])?;
+    vector(file, "output_norm.weight", n_embd)?;
+    if file.tensor("output.weight").is_some() {
+        matrix(file, "output.weight", [n_embd, n_vocab])?;
+    }
+    optional_vector(file, "output.bias", n_vocab)?;
+    optional_vector(file, "rope_freqs.weight", u64::from(hyper.head_dim / 2))?;
+    for layer in 0..hyper.n_layer {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        for (part, shape) in [
+            ("attn_q.weight", [n_embd, n_q]),
+            ("attn_k.weight", [n_embd, n_kv]),
+            ("attn_v.weight", [n_embd, n_kv]),
+            ("attn_output.weight", [n_q, n_embd]),
+            ("ffn_gate.weight", [n_embd, n_ff]),
+            ("ffn_up.weight", [n_embd, n_ff]),
+            ("ffn_down.weight", [n_ff, n_embd]),
+        ] {
+            matrix(file, &name(part), shape)?;
+        }
+        vector(file, &name("attn_norm.weight"), n_embd)?;
+        vector(file, &name("ffn_norm.weight"), n_embd)?;
+        if hyper.architecture.has_qk_norm() {
+            vector(file, &name("attn_q_norm.weight"), u64::from(hyper.head_dim))?;
+            vector(file, &name("attn_k_norm.weight"), u64::from(hyper.head_dim))?;
+        }
+        for (part, n) in [("attn_q.bias", n_q), ("attn_k.bias", n_kv), ("attn_v.bias", n_kv)] {
+            optional_vector(file, &name(part), n)?;
+        }
+        if hyper.architecture == Architecture::Llama {
+            let biases = [("attn_output", n_embd), ("ffn_gate", n_ff), ("ffn_up", n_ff), ("ffn_down", n_embd)];
+            for (part, n) in biases {
+                optional_vector(file, &name(&format!("{part}.bias")), n)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A weight matrix: ggml multiplies plain floats and quantized types, but not integers or its own scratch types.
+pub(super) fn matrix(file: &GgufFile, name: &str, shape: [u64; 2]) -> Result<()> {
+    let tensor = file.require(name, &shape)?;
+    let plain = matches!(tensor.dtype, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16);
+    let scratch = matches!(tensor.dtype, GgmlType::Q8_1 | GgmlType::Q8K);
+    let good = plain || (tensor.dtype.is_quantized() && !scratch);
+    if good { Ok(()) } else { Err(wrong_type(tensor, "a float or quantized type")) }
+}
+
+/// A norm or bias, which ggml adds and multiplies as f32 only.
+pub(super) fn vector(file: &GgufFile, name: &str, n: u64) -> Result<()> {
+    let tensor = file.require(name, &[n])?;
+    if tensor.dtype == GgmlType::F32 { Ok(()) } else { Err(wrong_type(tensor, "f32")) }
+}
+
+fn optional_vector(file: &GgufFile, name: &str, n: u64) -> Result<()> {
+    if file.tensor(name).is_some() { vector(file, name, n) } else { Ok(()) }
+}
+
+fn wrong_type(tensor: &TensorInfo, needed: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, "wrong tensor type").at(&tensor.name).got(tensor.dtype).needed(needed)
+}
+
+/// Checks the tokenizer's tables and returns the number of tokens.
+///
+/// # Errors
+/// `InvalidFile` for missing or contradicting tables, `Unsupported` for another kind of tokenizer.
+pub(super) fn check_vocabulary(file: &GgufFile) -> Result<u64> {
+    let kind = file.str("tokenizer.ggml.model")?;
+    if !["gpt2", "llama"].contains(&kind) {
+        let error = Error::new(ErrorKind::Unsupported, "unknown tokenizer").at("tokenizer.ggml.model");
+        return Err(error.got(kind).needed("gpt2 or llama"));
+    }
+    let tokens = file.strings("tokenizer.ggml.tokens")?;
+    let n_vocab = tokens.len() as u64;
+    let invalid = |key: &str| Error::new(ErrorKind::InvalidFile, "wrong metadata").at(key);
+    if tokens.is_empty() || tokens.len() > i32::MAX as usize {
+        return Err(invalid("tokenizer.ggml.tokens").got(format!("{n_vocab} tokens")).needed("1 to 2^31 - 1"));
+    }
+    let mut seen = HashMap::with_capacity(tokens.len());
+    for (id, token) in tokens.iter().enumerate() {
+        // llama.cpp's own replacement for empty tokens, which could collide with a real one.
+        let spelling = if token.is_empty() { format!("[EMPTY_{id}]") } else { token.clone() };
+        if let Some(first) = seen.insert(spelling, id) {
+            let got = format!("{token:?} as {first} and {id}");
+            return Err(invalid("tokenizer.ggml.tokens").got(got).needed("different tokens"));
+        }
+    }
+    for key in ["tokenizer.ggml.token_type", "tokenizer.ggml.scores"] {
+        if let Some(crate::gguf::Value::Array(array)) = file.get(key)
+            && array.len() as u64 != n_vocab
+        {
+            return Err(invalid(key).got(array.len()).needed(format!("{n_vocab}, one for each token")));
+        }
+    }
+    if kind == "gpt2" {
+        file.strings("tokenizer.ggml.merges")?;
+    }
+    for special in ["bos", "eos", "eot", "unknown", "padding"] {
+        let key = format!("tokenizer.ggml.{special}_token_id");
+        if let Some(id) = file.opt_u32(&key)?
+            && u64::from(id) >= n_vocab
+        {
+            return Err(invalid(&key).got(id).needed(format!("below {n_vocab}")));
+        }
+    }
+    Ok(n_vocab)
+}

@@ -1,0 +1,94 @@
+//! Messages to tokens and embeddings: template, tokenizer, image encoder.
+
+use std::sync::Arc;
+
+use super::{EncodedPrompt, Part, Prompt, Segment, guard::Guard};
+use crate::{
+    Error, ErrorKind, Result,
+    image::{Image, ImageBudget},
+    model::{Model, TokenId},
+    template::{Content, ContentPart, TemplateMessage},
+};
+
+/// See [`Model::encode`].
+pub(crate) fn encode(model: &Model, prompt: &Prompt, budget: Option<ImageBudget>) -> Result<EncodedPrompt> {
+    if prompt.messages.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidInput, "empty prompt").needed("at least one message"));
+    }
+    let parts = || prompt.messages.iter().flat_map(|message| &message.parts);
+    let images: Vec<&Image> = parts().filter_map(Part::image).collect();
+    if !images.is_empty() && !model.has_vision() {
+        let error = Error::new(ErrorKind::Unsupported, "model sees no pictures").at(model.path().display());
+        return Err(error.got(format!("{} pictures", images.len())).needed("an image projector (mmproj)"));
+    }
+    let guard = Guard::new(model.control_tokens(), parts().filter_map(Part::as_text));
+    let messages: Vec<_> = prompt.messages.iter().map(|message| template_message(message, &guard)).collect();
+    let rendered = model.template().render(&messages, true)?;
+    let tokens = guard.tokenize(&rendered, |text, special| model.tokenize(text, special))?;
+    let runs = split_at_images(tokens, model.image_pad(), images.len())?;
+
+    // Runs and pictures alternate: a run, then picture and run for each picture.
+    let mut segments = Vec::with_capacity(runs.len() + images.len());
+    let mut images = images.into_iter();
+    for (index, run) in runs.into_iter().enumerate() {
+        if index > 0
+            && let Some(image) = images.next()
+        {
+            let resized = match budget {
+                Some(budget) => &image.resize_for(&budget)?,
+                None => image,
+            };
+            segments.push(Segment::Image(Arc::new(model.encode_image(resized)?)));
+        }
+        if !run.is_empty() {
+            segments.push(Segment::Tokens(run));
+        }
+    }
+    Ok(EncodedPrompt { segments })
+}
+
+impl Part {
+    fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Image(_) => None,
+        }
+    }
+
+    fn image(&self) -> Option<&Image> {
+        match self {
+            Self::Text(_) => None,
+            Self::Image(image) => Some(image),
+        }
+    }
+}
+
+fn template_message(message: &super::Message, guard: &Guard) -> TemplateMessage {
+    let role = message.role.name();
+    let content = if message.parts.iter().all(|part| part.image().is_none()) {
+        Content::Text(message.parts.iter().filter_map(Part::as_text).map(|text| guard.disarm(text)).collect())
+    } else {
+        Content::Parts(message.parts.iter().map(|part| template_part(part, guard)).collect())
+    };
+    TemplateMessage { role, content }
+}
+
+fn template_part(part: &Part, guard: &Guard) -> ContentPart {
+    match part {
+        Part::Text(text) => ContentPart::Text { text: guard.disarm(text) },
+        Part::Image(_) => ContentPart::Image,
+    }
+}
+
+/// The runs of tokens between the template's placeholders: one more than there are pictures.
+fn split_at_images(tokens: Vec<TokenId>, image_pad: Option<TokenId>, n_images: usize) -> Result<Vec<Vec<TokenId>>> {
+    if n_images == 0 {
+        return Ok(vec![tokens]);
+    }
+    let runs: Vec<_> = tokens.split(|&token| Some(token) == image_pad).map(<[TokenId]>::to_vec).collect();
+    if runs.len() == n_images + 1 {
+        return Ok(runs);
+    }
+    let error = Error::new(ErrorKind::Unsupported, "chat template does not place pictures");
+    Err(error.got(format!("{} places", runs.len() - 1)).needed(n_images))
+}

@@ -1,0 +1,107 @@
+use super::*;
+
+fn options(change: impl FnOnce(&mut SamplerOptions)) -> SamplerOptions {
+    let mut options = SamplerOptions::default();
+    change(&mut options);
+    options
+}
+
+/// How often each token is picked in `n` draws.
+fn counts(options: &SamplerOptions, logits: &[f32], answer: &[TokenId], n: u64) -> Vec<u64> {
+    let mut sampler = Sampler::new(options, logits.len(), &[]).expect("good options");
+    let mut counts = vec![0; logits.len()];
+    for draw in 0..n {
+        let sampled = sampler.sample(logits, answer, &mut Rng::keyed(&[1, draw])).expect("samples");
+        counts[sampled.token as usize] += 1;
+    }
+    counts
+}
+
+#[test]
+fn filters_leave_exactly_the_tokens_they_should() {
+    // Probabilities 0.5, 0.25, 0.15, 0.1.
+    let logits = [0.25f32.ln(), 0.5f32.ln(), 0.1f32.ln(), 0.15f32.ln()];
+    struct Case {
+        name: &'static str,
+        options: SamplerOptions,
+        left: &'static [usize],
+    }
+    let cases = [
+        Case { name: "none", options: options(|_| ()), left: &[0, 1, 2, 3] },
+        Case { name: "top-k 2", options: options(|o| o.top_k = 2), left: &[0, 1] },
+        Case { name: "top-k 9", options: options(|o| o.top_k = 9), left: &[0, 1, 2, 3] },
+        Case { name: "top-p 0.7", options: options(|o| o.top_p = 0.7), left: &[0, 1] },
+        Case { name: "top-p tiny", options: options(|o| o.top_p = 1e-6), left: &[1] },
+        Case { name: "min-p 0.25", options: options(|o| o.min_p = 0.25), left: &[0, 1, 3] },
+        Case { name: "ban", options: options(|o| o.banned = vec![1, 3, -1, 99]), left: &[0, 2] },
+        Case { name: "greedy", options: SamplerOptions::greedy(), left: &[1] },
+        Case { name: "greedy ban", options: options(|o| (o.temperature, o.banned) = (0.0, vec![1])), left: &[0] },
+    ];
+    for Case { name, options, left } in cases {
+        let counts = counts(&options, &logits, &[], 2000);
+        let seen: Vec<_> = (0..counts.len()).filter(|&token| counts[token] > 0).collect();
+        assert_eq!(seen, left, "{name}: {counts:?}");
+    }
+}
+
+#[test]
+fn draws_follow_the_tempered_distribution() {
+    let logits = [2.0f32, 1.0, 0.0, -1.0];
+    for temperature in [0.5f32, 1.0, 2.0] {
+        let n = 40_000;
+        let counts = counts(&options(|o| o.temperature = temperature), &logits, &[], n);
+        let weights = logits.map(|logit| f64::from(logit / temperature).exp());
+        let total: f64 = weights.iter().sum();
+        for (count, weight) in counts.iter().zip(weights) {
+            let p = weight / total;
+            // Five standard deviations of a binomial count.
+            let tolerance = 5.0 * (p * (1.0 - p) / n as f64).sqrt();
+            assert!((*count as f64 / n as f64 - p).abs() < tolerance, "temperature {temperature}: {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn log_probabilities_are_of_the_whole_tempered_vocabulary() {
+    let logits = [1.0f32, 3.0, 2.0];
+    let narrow = options(|o| (o.temperature, o.top_k, o.banned) = (2.0, 1, vec![1]));
+    let mut sampler = Sampler::new(&narrow, 3, &[]).expect("good options");
+    let sampled = sampler.sample(&logits, &[], &mut Rng::keyed(&[1])).expect("samples");
+    let total: f64 = [0.5f64, 1.5, 1.0].map(f64::exp).iter().sum();
+    assert_eq!(sampled.token, 2);
+    assert!((f64::from(sampled.logprob) - (1.0 - total.ln())).abs() < 1e-6, "{sampled:?}");
+}
+
+#[test]
+fn the_penalty_makes_repeats_less_likely() {
+    let penalized = options(|o| (o.temperature, o.repeat_penalty, o.repeat_window) = (0.0, 4.0, 2));
+    let mut sampler = Sampler::new(&penalized, 3, &[]).expect("good options");
+    let mut pick = |logits: [f32; 3], answer: &[TokenId]| {
+        sampler.sample(&logits, answer, &mut Rng::keyed(&[1])).expect("samples").token
+    };
+    assert_eq!(pick([2.0, 1.0, 0.0], &[0]), 1, "a positive logit is divided");
+    assert_eq!(pick([-1.0, -2.0, -3.0], &[0]), 1, "a negative logit is multiplied");
+    assert_eq!(pick([2.0, 1.0, 0.0], &[0, 1, 2]), 0, "older tokens are forgotten");
+}
+
+#[test]
+fn bad_options_and_logits_are_refused() {
+    for bad in [
+        options(|o| o.temperature = -1.0),
+        options(|o| o.temperature = f32::NAN),
+        options(|o| o.top_p = 0.0),
+        options(|o| o.min_p = 1.5),
+        options(|o| o.repeat_penalty = 0.0),
+        options(|o| o.banned = vec![0, 1, 2]),
+    ] {
+        assert_eq!(Sampler::new(&bad, 3, &[]).expect_err("refused").kind(), ErrorKind::InvalidInput, "{bad:?}");
+    }
+    let mut sampler = Sampler::new(&SamplerOptions::default(), 2, &[]).expect("good options");
+    let mut sample = |logits: &[f32]| sampler.sample(logits, &[], &mut Rng::keyed(&[1]));
+    assert_eq!(sample(&[0.0]).expect_err("too few").kind(), ErrorKind::InvalidInput);
+    for logits in [[f32::NAN, 0.0], [f32::INFINITY, 0.0], [f32::NEG_INFINITY, f32::NEG_INFINITY]] {
+        assert_eq!(sample(&logits).expect_err("not finite").kind(), ErrorKind::Backend, "{logits:?}");
+    }
+    // One token that cannot follow is no fault.
+    assert_eq!(sample(&[f32::NEG_INFINITY, 0.0]).expect("samples").token, 1);
+}

@@ -1,0 +1,499 @@
+//! A session: a model at work on one or many sequences, with their K/V caches and the adapters in use.
+//!
+//! `EncodedPrompt -> prefill(sequence) -> fork to others -> decode one token each, again and again -> logits`.
+//! generate.rs drives this for whole answers. Everything that llama.cpp would abort on (token numbers, sequence
+//! numbers, room in the cache) is checked here.
+
+mod batch;
+mod context;
+
+use std::{sync::Arc, time::Instant};
+
+use self::{
+    batch::Batch,
+    context::{Context, DecodeFailure},
+};
+use crate::{
+    Error, ErrorKind, Result,
+    adapter::Adapter,
+    cancel::CancelToken,
+    model::{Model, TokenId},
+    prompt::{EncodedPrompt, ImageEmbedding, Segment},
+    timings::Timings,
+};
+
+/// Sequences that one llama.cpp context can hold.
+const MAX_SEQUENCES: usize = 256;
+
+/// How keys and values are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// Full precision: logits agree with Hugging Face to 2e-4 (with flash attention off and an F32 model).
+    F32,
+    /// Half the memory; logits move by 0.01 to 0.05.
+    F16,
+    /// A quarter of the memory; needs flash attention and heads of a multiple of 32.
+    Q8_0,
+}
+
+/// Whether attention is computed in one fused operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlashAttention {
+    /// Where the device has it.
+    Auto,
+    /// Always.
+    On,
+    /// Never: the most exact, and the most memory for long contexts.
+    Off,
+}
+
+/// How a session is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// Tokens that each sequence can hold, prompt and answer together; default 2048, at most the number that the
+    /// model was trained with. K/V memory grows with `n_ctx * n_seq`.
+    pub n_ctx: usize,
+    /// Sequences decoded together; default 1, at most 256. Group rollouts want 8 to 64.
+    pub n_seq: usize,
+    /// Most tokens computed at once in a prompt; default 512. Memory for activations grows with it.
+    pub n_ubatch: usize,
+    /// Precision of keys and values; default F16.
+    pub kv_type: KvType,
+    /// Fused attention; default Auto.
+    pub flash_attention: FlashAttention,
+    /// Threads; default 0: one per core. The same number gives the same bits.
+    pub n_threads: usize,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self {
+            n_ctx: 2048,
+            n_seq: 1,
+            n_ubatch: 512,
+            kv_type: KvType::F16,
+            flash_attention: FlashAttention::Auto,
+            n_threads: 0,
+        }
+    }
+}
+
+/// A model at work. Sequences are numbered from 0 to `n_seq - 1` and start empty.
+///
+/// A call that fails or is cancelled leaves every sequence as it was, so the session stays usable.
+pub struct Session {
+    // Fields are dropped in this order: the context refers to the adapters and the model.
+    context: Context,
+    adapters: Vec<(Arc<Adapter>, f32)>,
+    model: Model,
+    options: SessionOptions,
+    sequences: Vec<Sequence>,
+    batch: Batch,
+    timings: Timings,
+}
+
+/// What a sequence holds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sequence {
+    n_tokens: usize,
+    /// Position of the next token; behind a picture less than `n_tokens`.
+    next_position: i32,
+    /// Entry of the last batch that holds this sequence's logits.
+    logits_at: Option<usize>,
+}
+
+impl Session {
+    /// Makes a session on `model`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for options out of range, `Backend` when llama.cpp refuses, memory included.
+    pub fn new(model: &Model, options: &SessionOptions) -> Result<Self> {
+        options.check(model)?;
+        Ok(Self {
+            context: Context::new(model, options)?,
+            adapters: Vec::new(),
+            model: model.clone(),
+            options: *options,
+            sequences: vec![Sequence::default(); options.n_seq],
+            batch: Batch::default(),
+            timings: Timings::default(),
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The options it was made with.
+    pub fn options(&self) -> &SessionOptions {
+        &self.options
+    }
+
+    /// What the session did so far.
+    pub fn timings(&self) -> &Timings {
+        &self.timings
+    }
+
+    /// Sets the counters to zero.
+    pub fn reset_timings(&mut self) {
+        self.timings = Timings::default();
+    }
+
+    pub(crate) fn timings_mut(&mut self) -> &mut Timings {
+        &mut self.timings
+    }
+
+    /// Makes `cancel` stop the calls that follow; they return `Cancelled`. Works within a call on CPU.
+    pub fn set_cancel(&mut self, cancel: CancelToken) {
+        self.context.set_cancel(cancel);
+    }
+
+    /// The adapters in use, with their scales.
+    pub fn adapters(&self) -> &[(Arc<Adapter>, f32)] {
+        &self.adapters
+    }
+
+    /// Puts `adapters` in place of those before; their updates are added up, each times its scale. Sequences that hold
+    /// something are emptied, since their K/V came from other weights.
+    ///
+    /// # Errors
+    /// `Mismatch` when an adapter was opened for another model, `InvalidInput` for a scale that is not finite.
+    pub fn set_adapters(&mut self, adapters: &[(Arc<Adapter>, f32)]) -> Result<()> {
+        for (adapter, scale) in adapters {
+            if !adapter.model().is_same(&self.model) {
+                let error = Error::new(ErrorKind::Mismatch, "adapter was opened for another model");
+                return Err(error.got(adapter.model().path().display()).needed(self.model.path().display()));
+            }
+            if !scale.is_finite() {
+                return Err(Error::new(ErrorKind::InvalidInput, "bad adapter scale")
+                    .got(scale)
+                    .needed("a finite number"));
+            }
+        }
+        let mut pointers: Vec<_> = adapters.iter().map(|(adapter, _)| adapter.raw().as_ptr()).collect();
+        let mut scales: Vec<_> = adapters.iter().map(|&(_, scale)| scale).collect();
+        // SAFETY: the adapters are of this model (checked) and kept in `self.adapters` from the next line on; the ones
+        // that they replace are dropped after the context forgot them.
+        unsafe { self.context.set_adapters(&mut pointers, &mut scales) };
+        self.adapters = adapters.to_vec();
+        self.clear_all();
+        Ok(())
+    }
+
+    /// Tokens that sequence `seq` holds; 0 for a number out of range.
+    pub fn n_tokens(&self, seq: usize) -> usize {
+        self.sequences.get(seq).map_or(0, |sequence| sequence.n_tokens)
+    }
+
+    /// Appends `prompt` to sequence `seq`; afterwards [`Session::logits`] tells what may follow.
+    ///
+    /// # Errors
+    /// `ContextOverflow` with the numbers when it does not fit, `InvalidInput` for an empty prompt, a token outside of
+    /// the vocabulary or a sequence out of range, `Mismatch` for an image of another model's projector, `Cancelled`,
+    /// `Backend`.
+    pub fn prefill(&mut self, seq: usize, prompt: &EncodedPrompt) -> Result<()> {
+        let start = Instant::now();
+        let before = self.check_prompt(seq, prompt)?;
+        let result = self.run_prompt(seq, prompt);
+        if result.is_err() {
+            self.context.truncate(seq, before.next_position);
+            self.sequences[seq] = Sequence { logits_at: None, ..before };
+        }
+        self.timings.prefill_ms += start.elapsed().as_secs_f64() * 1e3;
+        if result.is_ok() {
+            self.timings.n_prompt_tokens += prompt.n_tokens() as u64;
+        }
+        result
+    }
+
+    /// Makes each of `targets` a copy of `source`, logits included. What the targets held is lost.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a sequence out of range or a target that is the source.
+    pub fn fork(&mut self, source: usize, targets: &[usize]) -> Result<()> {
+        let sequence = *self.sequence(source)?;
+        for &target in targets {
+            self.sequence(target)?;
+            if target == source {
+                let error = Error::new(ErrorKind::InvalidInput, "cannot copy a sequence to itself");
+                return Err(error.got(source));
+            }
+            self.context.copy(source, target);
+            self.sequences[target] = sequence;
+        }
+        Ok(())
+    }
+
+    /// Appends one token to each of several sequences, all in one call; afterwards [`Session::logits`] tells what may
+    /// follow each. Sequences in ascending order without gaps are fastest.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`]; `InvalidInput` also when a sequence is named twice.
+    pub fn decode(&mut self, tokens: &[(usize, TokenId)]) -> Result<()> {
+        let start = Instant::now();
+        self.check_tokens(tokens)?;
+        self.batch.clear();
+        for &(seq, token) in tokens {
+            self.batch.push_token(token, self.sequences[seq].next_position, seq, true);
+        }
+        if let Err(error) = self.run_token_batch() {
+            for &(seq, _) in tokens {
+                self.context.truncate(seq, self.sequences[seq].next_position);
+            }
+            return Err(error);
+        }
+        for (index, &(seq, _)) in tokens.iter().enumerate() {
+            let sequence = &mut self.sequences[seq];
+            sequence.n_tokens += 1;
+            sequence.next_position += 1;
+            sequence.logits_at = Some(index);
+        }
+        self.timings.decode_ms += start.elapsed().as_secs_f64() * 1e3;
+        self.timings.n_decoded += tokens.len() as u64;
+        self.timings.n_decode_calls += 1;
+        Ok(())
+    }
+
+    /// The logits after the last token of `seq`, one for each token of the vocabulary.
+    ///
+    /// # Errors
+    /// `InvalidInput` unless `seq` took part in the last [`Session::prefill`] or [`Session::decode`], or was forked from
+    /// one that did.
+    pub fn logits(&self, seq: usize) -> Result<&[f32]> {
+        let at = self.sequence(seq)?.logits_at;
+        at.and_then(|index| self.context.logits(index)).ok_or_else(|| {
+            let error = Error::new(ErrorKind::InvalidInput, "sequence has no logits").at(format!("sequence {seq}"));
+            error.needed("a part in the last prefill or decode")
+        })
+    }
+
+    /// Empties `seq`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a sequence out of range.
+    pub fn clear(&mut self, seq: usize) -> Result<()> {
+        self.sequence(seq)?;
+        self.context.truncate(seq, 0);
+        self.sequences[seq] = Sequence::default();
+        Ok(())
+    }
+
+    /// Empties all sequences.
+    pub fn clear_all(&mut self) {
+        for seq in 0..self.sequences.len() {
+            self.context.truncate(seq, 0);
+            self.sequences[seq] = Sequence::default();
+        }
+    }
+
+    /// Where `seq` stands, for [`Session::rewind`].
+    pub(crate) fn mark(&self, seq: usize) -> Mark {
+        let Sequence { n_tokens, next_position, .. } = self.sequences[seq];
+        Mark { n_tokens, next_position }
+    }
+
+    /// Cuts `seq` back to `mark`, which it, or the sequence it was forked from, went through.
+    pub(crate) fn rewind(&mut self, seq: usize, mark: Mark) {
+        self.context.truncate(seq, mark.next_position);
+        let Mark { n_tokens, next_position } = mark;
+        self.sequences[seq] = Sequence { n_tokens, next_position, logits_at: None };
+    }
+
+    fn sequence(&self, seq: usize) -> Result<&Sequence> {
+        self.sequences.get(seq).ok_or_else(|| {
+            let error = Error::new(ErrorKind::InvalidInput, "no such sequence").got(seq);
+            error.needed(format!("below {}", self.options.n_seq))
+        })
+    }
+
+    /// Checks that `prompt` can go to `seq` and returns what `seq` holds.
+    fn check_prompt(&self, seq: usize, prompt: &EncodedPrompt) -> Result<Sequence> {
+        let sequence = *self.sequence(seq)?;
+        let n_tokens = prompt.n_tokens();
+        if n_tokens == 0 {
+            return Err(Error::new(ErrorKind::InvalidInput, "empty prompt").needed("at least one token"));
+        }
+        self.check_room(&sequence, n_tokens)?;
+        for segment in &prompt.segments {
+            match segment {
+                Segment::Tokens(tokens) => tokens.iter().try_for_each(|&token| self.check_token(token))?,
+                Segment::Image(image) => self.check_image(image)?,
+            }
+        }
+        Ok(sequence)
+    }
+
+    fn check_tokens(&self, tokens: &[(usize, TokenId)]) -> Result<()> {
+        if tokens.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidInput, "nothing to decode").needed("at least one token"));
+        }
+        let mut seen = [false; MAX_SEQUENCES];
+        for &(seq, token) in tokens {
+            self.check_room(self.sequence(seq)?, 1)?;
+            self.check_token(token)?;
+            if std::mem::replace(&mut seen[seq], true) {
+                return Err(Error::new(ErrorKind::InvalidInput, "sequence named twice").got(seq));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_room(&self, sequence: &Sequence, n_tokens: usize) -> Result<()> {
+        let needed = sequence.n_tokens + n_tokens;
+        if needed <= self.options.n_ctx {
+            return Ok(());
+        }
+        let error = Error::new(ErrorKind::ContextOverflow, "prompt and answer do not fit the context");
+        Err(error.got(format!("{needed} tokens")).needed(format!("at most {}", self.options.n_ctx)))
+    }
+
+    fn check_token(&self, token: TokenId) -> Result<()> {
+        if self.model.has_token(token) {
+            return Ok(());
+        }
+        let error = Error::new(ErrorKind::InvalidInput, "token is not in the vocabulary").got(token);
+        Err(error.needed(format!("0 to {}", self.model.info().n_vocab - 1)))
+    }
+
+    fn check_image(&self, image: &ImageEmbedding) -> Result<()> {
+        let ImageEmbedding { n_tokens, grid_w, grid_h, width_embd, ref data, .. } = *image;
+        if !self.model.hyper().architecture.is_vision() || width_embd != self.model.input_width() {
+            let error = Error::new(ErrorKind::Mismatch, "image embedding is of another model");
+            return Err(error.got(format!("width {width_embd}")).needed(format!("width {}", self.model.input_width())));
+        }
+        let n_grid = grid_w as usize * grid_h as usize;
+        if n_tokens != n_grid || data.len() != n_tokens * width_embd || n_tokens == 0 {
+            let error = Error::new(ErrorKind::InvalidInput, "bad image embedding");
+            let got = format!("{n_tokens} tokens, {} floats for a grid of {grid_w}x{grid_h}", data.len());
+            return Err(error.got(got));
+        }
+        Ok(())
+    }
+
+    fn run_prompt(&mut self, seq: usize, prompt: &EncodedPrompt) -> Result<()> {
+        let n_segments = prompt.segments.len();
+        for (index, segment) in prompt.segments.iter().enumerate() {
+            let is_last = index + 1 == n_segments;
+            match segment {
+                Segment::Tokens(tokens) => self.run_tokens(seq, tokens, is_last)?,
+                Segment::Image(image) => self.run_image(seq, segment, image, is_last)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn run_tokens(&mut self, seq: usize, tokens: &[TokenId], is_last: bool) -> Result<()> {
+        for (chunk_index, chunk) in tokens.chunks(self.options.n_ubatch).enumerate() {
+            let n_after = tokens.len() - chunk_index * self.options.n_ubatch - chunk.len();
+            let start = self.sequences[seq].next_position;
+            self.batch.clear();
+            for (index, &token) in chunk.iter().enumerate() {
+                let wants_logits = is_last && n_after == 0 && index + 1 == chunk.len();
+                self.batch.push_token(token, start + index as i32, seq, wants_logits);
+            }
+            self.run_token_batch()?;
+            let logits_at = (is_last && n_after == 0).then_some(chunk.len() - 1);
+            self.advance(seq, chunk.len(), chunk.len() as i32, logits_at);
+        }
+        Ok(())
+    }
+
+    fn run_image(&mut self, seq: usize, segment: &Segment, image: &ImageEmbedding, is_last: bool) -> Result<()> {
+        let mut positions = Vec::with_capacity(image.n_tokens);
+        segment.append_positions(self.sequences[seq].next_position, &mut positions);
+        let n_chunks = image.n_tokens.div_ceil(self.options.n_ubatch);
+        let rows = image.data.chunks(self.options.n_ubatch * image.width_embd);
+        for (index, (positions, rows)) in positions.chunks(self.options.n_ubatch).zip(rows).enumerate() {
+            let wants_logits = is_last && index + 1 == n_chunks;
+            self.batch.set_image(positions, seq, wants_logits);
+            let batch = self.batch.of_image(rows);
+            self.forget_logits();
+            // SAFETY: `check_image` fixed the width of the rows and their number; the batch describes one chunk of at
+            // most `n_ubatch` tokens with four positions each, for a sequence that exists.
+            unsafe { self.context.decode(batch) }.map_err(|failure| self.failed(failure))?;
+            let n_positions = if index + 1 == n_chunks { segment.n_positions() } else { 0 };
+            self.advance(seq, positions.len(), n_positions, wants_logits.then_some(positions.len() - 1));
+        }
+        Ok(())
+    }
+
+    /// Runs the tokens in `self.batch`.
+    fn run_token_batch(&mut self) -> Result<()> {
+        self.forget_logits();
+        let batch = self.batch.of_tokens();
+        // SAFETY: callers checked tokens and sequences; a batch is a chunk of at most `n_ubatch` tokens or one token for
+        // each sequence, and the context's batch size is the larger of both.
+        unsafe { self.context.decode(batch) }.map_err(|failure| self.failed(failure))
+    }
+
+    /// The next batch overwrites the logits of the last one.
+    fn forget_logits(&mut self) {
+        self.sequences.iter_mut().for_each(|sequence| sequence.logits_at = None);
+    }
+
+    fn advance(&mut self, seq: usize, n_tokens: usize, n_positions: i32, logits_at: Option<usize>) {
+        let sequence = &mut self.sequences[seq];
+        sequence.n_tokens += n_tokens;
+        sequence.next_position += n_positions;
+        sequence.logits_at = logits_at;
+    }
+
+    fn failed(&self, failure: DecodeFailure) -> Error {
+        match failure {
+            DecodeFailure::Cancelled => CancelToken::error(),
+            // The graph may also stop for a flag that was set before its first node.
+            _ if self.context.cancel().is_cancelled() => CancelToken::error(),
+            DecodeFailure::Full => Error::new(ErrorKind::Internal, "K/V cache is full before the context is"),
+            DecodeFailure::Failed(status) => {
+                Error::new(ErrorKind::Backend, "llama.cpp cannot decode").got(format!("status {status}"))
+            }
+        }
+    }
+}
+
+/// A place in a sequence.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    n_tokens: usize,
+    next_position: i32,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session({:?}, {} sequences of {})", self.model, self.options.n_seq, self.options.n_ctx)
+    }
+}
+
+impl SessionOptions {
+    fn check(&self, model: &Model) -> Result<()> {
+        let refused = |option: &str, got: usize, needed: String| {
+            Err(Error::new(ErrorKind::InvalidInput, "bad session option").at(option).got(got).needed(needed))
+        };
+        let n_ctx_train = model.info().n_ctx_train;
+        if !(1..=n_ctx_train).contains(&self.n_ctx) {
+            return refused("n_ctx", self.n_ctx, format!("1 to {n_ctx_train}, the model's training length"));
+        }
+        if !(1..=MAX_SEQUENCES).contains(&self.n_seq) {
+            return refused("n_seq", self.n_seq, format!("1 to {MAX_SEQUENCES}"));
+        }
+        if !(1..=1 << 16).contains(&self.n_ubatch) {
+            return refused("n_ubatch", self.n_ubatch, format!("1 to {}", 1 << 16));
+        }
+        let max_threads = 512;
+        if self.n_threads > max_threads {
+            return refused("n_threads", self.n_threads, format!("0 to {max_threads}"));
+        }
+        let cells = (self.n_ctx as u64).next_multiple_of(256) * self.n_seq as u64;
+        if cells > i32::MAX as u64 {
+            return refused("n_ctx * n_seq", self.n_ctx, "fewer than 2^31 cells".to_owned());
+        }
+        if self.kv_type == KvType::Q8_0 {
+            let head_dim = model.hyper().head_dim as usize;
+            if self.flash_attention == FlashAttention::Off || !head_dim.is_multiple_of(32) {
+                return refused("kv_type Q8_0", head_dim, "flash attention and heads of a multiple of 32".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
