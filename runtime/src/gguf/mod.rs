@@ -28,3 +28,6 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_NAME_BYTES: usize = 63;
 /// ggml tensors have at most this many dimensions.
 const MAX_DIMS: usize = 4;
+
+#[cfg(test)]
+mod tests;
