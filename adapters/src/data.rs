@@ -21,7 +21,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use owlet_runtime::{Error, ErrorKind, Result, rng::Rng};
+use owlet_runtime::{Error, ErrorKind, IMAGE_MARK, Result, rng::Rng};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -30,9 +30,6 @@ use crate::{
     reward,
     task::{ProblemType, TaskType},
 };
-
-/// The mark in a problem's text that stands for the next image.
-pub const IMAGE_MARK: &str = "<image>";
 
 /// What follows every problem by default: the form of answer that the format reward looks for.
 pub const DEFAULT_SUFFIX: &str = "Think first inside <thinking> </thinking> tags, then give the final answer inside \
