@@ -9,16 +9,21 @@
 //! 4. [`advantage`]: rewards of a group to advantages;
 //! 5. [`loss`] and [`entropy`]: advantages and log-probabilities to dLoss/dlogprob per token;
 //! 6. the engine: dLoss/dlogprob to the gradients of [`lora`];
-//! 7. `optim`: gradients to new weights;
-//! 8. `file`, `checkpoint` and `metrics`: what is written.
+//! 7. [`optim`]: gradients to new weights;
+//! 8. [`mod@file`], [`checkpoint`] and [`metrics`]: what is written; [`statistics`]: how sure a result is.
 #![forbid(unsafe_code)]
 
 pub mod advantage;
+pub mod checkpoint;
 pub mod data;
 pub mod entropy;
+pub mod file;
 pub mod length;
 pub mod lora;
 pub mod loss;
+pub mod metrics;
 mod normal;
+pub mod optim;
 pub mod reward;
+pub mod statistics;
 pub mod task;
