@@ -202,6 +202,18 @@ impl Backend {
         self.write_bytes(stored, bytemuck::cast_slice(values));
     }
 
+    /// Replaces the numbers of an F32 tensor from element `start` on.
+    ///
+    /// # Panics
+    /// As [`Backend::read`]; also for weights of a file.
+    pub fn write_part(&mut self, stored: &Stored, start: usize, values: &[f32]) {
+        self.check_part(stored, start, values.len());
+        assert!(stored.storage.writable, "weights of a file are read-only");
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        // SAFETY: the range is inside the tensor, and `&mut self` keeps others away from it.
+        unsafe { sys::ggml_backend_tensor_set(stored.tensor.as_ptr(), bytes.as_ptr().cast(), start * 4, bytes.len()) };
+    }
+
     /// Replaces the numbers of an I32 tensor.
     ///
     /// # Panics
@@ -227,12 +239,7 @@ impl Backend {
     /// # Panics
     /// If the range is not inside the tensor or `stored` is of another type or backend.
     pub fn read(&mut self, stored: &Stored, start: usize, values: &mut [f32]) {
-        self.check_owner(stored);
-        assert_eq!(stored.dtype, GgmlType::F32);
-        assert!(
-            start.checked_add(values.len()).is_some_and(|end| end <= stored.n_elements()),
-            "range outside {stored:?}"
-        );
+        self.check_part(stored, start, values.len());
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(values);
         // SAFETY: the range is inside the tensor, the destination has its length, and `&mut self` excludes writers.
         unsafe {
@@ -289,6 +296,12 @@ impl Backend {
         assert_eq!(bytes.len(), stored.n_bytes(), "length of {stored:?}");
         // SAFETY: the tensor has memory of that size, and `&mut self` keeps others away from it.
         unsafe { sys::ggml_backend_tensor_set(stored.tensor.as_ptr(), bytes.as_ptr().cast(), 0, bytes.len()) };
+    }
+
+    fn check_part(&self, stored: &Stored, start: usize, n: usize) {
+        self.check_owner(stored);
+        assert_eq!(stored.dtype, GgmlType::F32);
+        assert!(start.checked_add(n).is_some_and(|end| end <= stored.n_elements()), "range outside {stored:?}");
     }
 
     fn check_owner(&self, stored: &Stored) {

@@ -1,0 +1,208 @@
+//! Grouped-query attention over the blocks of a [`Layout`], and back.
+//!
+//! Inputs are packed: queries `[head_dim * n_head, T]`, rotated and scaled by `1 / sqrt(head_dim)`; keys and values
+//! `[head_dim * n_head_kv, T]`. A block gathers its rows, padded, into
+//! queries `[head_dim, n_queries * n_sharing, n_head_kv, n]` and keys `[head_dim, n_keys, n_head_kv, n]`: the heads that share
+//! keys become more queries of the same keys, and the sum over them in the gradients comes for free.
+
+use owlet_runtime::ggml::{Graph, Shape, Tensor};
+
+use super::{
+    family::Decoder,
+    layout::{Block, Layout},
+    tape::Tape,
+};
+
+/// The index and mask tensors of one block.
+pub(super) struct BlockLeaves {
+    /// I32 `[n_queries * n]`.
+    pub query_rows: Tensor,
+    /// I32 `[n_keys * n]`.
+    pub key_rows: Tensor,
+    /// `[n_keys, n_queries]`.
+    pub mask: Tensor,
+    /// `[1, n_queries * n]`, where there is padding.
+    pub existing: Option<Tensor>,
+}
+
+/// Queries, keys and values, packed.
+#[derive(Clone, Copy)]
+pub(super) struct Packed {
+    pub q: Tensor,
+    pub k: Tensor,
+    pub v: Tensor,
+}
+
+/// What attention gives, and what its backward pass may reuse.
+pub(super) struct Attended {
+    /// `[head_dim * n_head, T]`.
+    pub output: Tensor,
+    /// Softmax of each block, where it was kept.
+    probabilities: Vec<Option<Tensor>>,
+}
+
+/// Attention of one group: shapes and places.
+pub(super) struct Attention<'a> {
+    pub decoder: &'a Decoder,
+    pub layout: &'a Layout,
+    pub blocks: Vec<BlockLeaves>,
+}
+
+impl Block {
+    /// `[n_keys, n_queries, n_head, n]`.
+    pub(super) fn probabilities_shape(&self, decoder: &Decoder) -> Shape {
+        [self.n_keys, self.n_queries, decoder.n_head, self.sequences.len()]
+    }
+}
+
+impl Attention<'_> {
+    /// Every query's mean of the values that it sees, weighted by the softmax of its products with their keys.
+    pub(super) fn forward(&self, graph: &mut Graph, packed: Packed, tape: &mut Tape) -> Attended {
+        let is_replay = tape.is_replay();
+        let mut probabilities = Vec::with_capacity(self.blocks.len());
+        let output = (!is_replay).then(|| graph.scratch(&[self.decoder.query_width(), self.layout.n_tokens]));
+        for (block, leaves) in self.layout.blocks.iter().zip(&self.blocks) {
+            let keeps = self.layout.keeps_probabilities;
+            if is_replay && !keeps {
+                probabilities.push(None);
+                continue;
+            }
+            let p = match keeps {
+                true => tape.keep(graph, |graph| self.probabilities(graph, block, leaves, packed)),
+                false => self.probabilities(graph, block, leaves, packed),
+            };
+            probabilities.push(keeps.then_some(p));
+            if let Some(output) = output {
+                let v = self.gather_keys(graph, block, leaves, packed.v);
+                // [head_dim, n_head_kv, n_keys, n] -> [n_keys, head_dim, n_head_kv, n]
+                let by_key = graph.permute(v, [1, 2, 0, 3]);
+                let by_key = graph.contiguous(by_key);
+                let p = self.by_shared_keys(graph, block, p);
+                let mean = graph.mul_mat(by_key, p);
+                self.scatter_queries(graph, block, mean, output);
+            }
+        }
+        let output = tape.keep(graph, |_| output.expect("computed unless it is replayed"));
+        Attended { output, probabilities }
+    }
+
+    /// Gradients of queries, keys and values, packed, for the gradient `d_output` of the output.
+    pub(super) fn backward(&self, graph: &mut Graph, packed: Packed, attended: &Attended, d_output: Tensor) -> Packed {
+        let (query, key, n_tokens) = (self.decoder.query_width(), self.decoder.key_width(), self.layout.n_tokens);
+        let gradients = Packed {
+            q: graph.scratch(&[query, n_tokens]),
+            k: graph.scratch(&[key, n_tokens]),
+            v: graph.scratch(&[key, n_tokens]),
+        };
+        // The softmax's own term: sum over keys of p * dp, which equals the output times its gradient.
+        let by_head = [self.decoder.head_dim, self.decoder.n_head, n_tokens];
+        let (o, d_o) = (graph.reshape(attended.output, &by_head), graph.reshape(d_output, &by_head));
+        let own = graph.dot_rows(o, d_o);
+        let own = graph.scale(own, -1.0, 0.0);
+        let own = graph.reshape(own, &[self.decoder.n_head, n_tokens]);
+
+        for ((block, leaves), p) in self.layout.blocks.iter().zip(&self.blocks).zip(&attended.probabilities) {
+            let p = p.unwrap_or_else(|| self.probabilities(graph, block, leaves, packed));
+            let p = self.by_shared_keys(graph, block, p);
+            let d_o = self.gather_queries(graph, block, leaves, d_output, leaves.existing);
+            let own = self.gather_queries(graph, block, leaves, own, leaves.existing);
+            let v = self.gather_keys(graph, block, leaves, packed.v);
+            let v = graph.permute(v, [0, 2, 1, 3]);
+            let dp = graph.mul_mat(v, d_o);
+            let centred = graph.add(dp, own);
+            let ds = graph.mul(p, centred);
+
+            let k = self.gather_keys(graph, block, leaves, packed.k);
+            let by_key = graph.permute(k, [1, 2, 0, 3]);
+            let by_key = graph.contiguous(by_key);
+            let dq = graph.mul_mat(by_key, ds);
+            self.scatter_queries(graph, block, dq, gradients.q);
+
+            let q = self.gather_queries(graph, block, leaves, packed.q, None);
+            self.add_keys(graph, block, q, ds, gradients.k);
+            self.add_keys(graph, block, d_o, p, gradients.v);
+        }
+        gradients
+    }
+
+    /// Softmax of the scores of one block, `[n_keys, n_queries, n_head, n]`.
+    fn probabilities(&self, graph: &mut Graph, block: &Block, leaves: &BlockLeaves, packed: Packed) -> Tensor {
+        let q = self.gather_queries(graph, block, leaves, packed.q, None);
+        let k = self.gather_keys(graph, block, leaves, packed.k);
+        let k = graph.permute(k, [0, 2, 1, 3]);
+        let scores = graph.mul_mat(k, q);
+        let scores = graph.reshape(scores, &block.probabilities_shape(self.decoder));
+        graph.soft_max(scores, leaves.mask)
+    }
+
+    /// The heads of `p [n_keys, n_queries, n_head, n]` as more queries of the keys that they share.
+    fn by_shared_keys(&self, graph: &mut Graph, block: &Block, p: Tensor) -> Tensor {
+        let Decoder { n_head_kv, .. } = *self.decoder;
+        let n_rows = block.n_queries * self.decoder.n_sharing();
+        graph.reshape(p, &[block.n_keys, n_rows, n_head_kv, block.sequences.len()])
+    }
+
+    /// Rows of `x [width * n_head, T]` as `[width, n_queries * n_sharing, n_head_kv, n]`, multiplied by `factor` per row.
+    fn gather_queries(
+        &self,
+        graph: &mut Graph,
+        block: &Block,
+        leaves: &BlockLeaves,
+        x: Tensor,
+        factor: Option<Tensor>,
+    ) -> Tensor {
+        let width = graph.shape(x)[0] / self.decoder.n_head;
+        let mut rows = graph.get_rows(x, leaves.query_rows);
+        if let Some(factor) = factor {
+            rows = graph.mul(rows, factor);
+        }
+        let n = block.sequences.len();
+        let rows = graph.reshape(rows, &[width, self.decoder.n_head, block.n_queries, n]);
+        let by_head = graph.permute(rows, [0, 2, 1, 3]);
+        let by_head = graph.contiguous(by_head);
+        graph.reshape(by_head, &[width, block.n_queries * self.decoder.n_sharing(), self.decoder.n_head_kv, n])
+    }
+
+    /// The reverse of `gather_queries`: writes the rows that exist into `packed [head_dim * n_head, T]`.
+    fn scatter_queries(&self, graph: &mut Graph, block: &Block, rows: Tensor, packed: Tensor) {
+        let Decoder { head_dim, n_head, .. } = *self.decoder;
+        let n = block.sequences.len();
+        let by_head = graph.reshape(rows, &[head_dim, block.n_queries, n_head, n]);
+        let by_query = graph.permute(by_head, [0, 2, 1, 3]);
+        let by_query = graph.contiguous(by_query);
+        let rows = graph.reshape(by_query, &[head_dim * n_head, block.n_queries * n]);
+        for (index, sequence) in block.sequences.iter().enumerate() {
+            let from = graph.slice(rows, 1, index * block.n_queries, sequence.queries.len());
+            let to = graph.slice(packed, 1, sequence.queries.start, sequence.queries.len());
+            graph.copy(from, to);
+        }
+    }
+
+    /// Rows of `x [head_dim * n_head_kv, T]` as `[head_dim, n_head_kv, n_keys, n]`.
+    fn gather_keys(&self, graph: &mut Graph, block: &Block, leaves: &BlockLeaves, x: Tensor) -> Tensor {
+        let rows = graph.get_rows(x, leaves.key_rows);
+        graph.reshape(rows, &[self.decoder.head_dim, self.decoder.n_head_kv, block.n_keys, block.sequences.len()])
+    }
+
+    /// Adds the sum over queries of `queries * weights` to the rows of `sums [head_dim * n_head_kv, T]`, the prefix's from
+    /// every sequence.
+    fn add_keys(&self, graph: &mut Graph, block: &Block, queries: Tensor, weights: Tensor, sums: Tensor) {
+        let queries = graph.transposed(queries);
+        let weights = graph.transposed(weights);
+        let by_head = graph.mul_mat(queries, weights);
+        let by_key = graph.permute(by_head, [0, 2, 1, 3]);
+        let by_key = graph.contiguous(by_key);
+        let rows = graph.reshape(by_key, &[self.decoder.key_width(), block.n_keys * block.sequences.len()]);
+        for (index, sequence) in block.sequences.iter().enumerate() {
+            let start = index * block.n_keys;
+            if block.n_prefix > 0 {
+                let from = graph.slice(rows, 1, start, block.n_prefix);
+                let to = graph.slice(sums, 1, 0, block.n_prefix);
+                graph.add_into(to, from);
+            }
+            let from = graph.slice(rows, 1, start + block.n_prefix, sequence.keys.len());
+            let to = graph.slice(sums, 1, sequence.keys.start, sequence.keys.len());
+            if sequence.sees_all { graph.copy(from, to) } else { graph.add_into(to, from) }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! How the tokens of a group lie in memory: the prompt once, then the completions one after the other without padding.
+//!
+//! Linear layers see all T tokens as one batch. Attention works in blocks of queries: [`Block`]s of the prompt, and blocks
+//! that take the same stretch of several completions side by side, padded to the longest. Keys of a completion are the
+//! prompt's, which all share, and its own.
+//!
+//! The last token of a completion predicts nothing, so it is left out: a completion of C tokens takes C - 1 places, and
+//! its first token is predicted by the last token of the prompt.
+
+use std::ops::Range;
+
+use super::family::Decoder;
+
+/// Rows of packed matrix operands come in multiples of this where padding is free.
+const KEY_MULTIPLE: usize = 16;
+const QUERY_MULTIPLE: usize = 4;
+
+/// Where the tokens of a group lie, and the blocks in which they attend.
+pub(super) struct Layout {
+    pub n_prompt: usize,
+    /// Length T of the packed batch.
+    pub n_tokens: usize,
+    /// In the order in which gradients of keys must be added up: for every key, the block that sees all keys of its
+    /// sequence comes first.
+    pub blocks: Vec<Block>,
+    /// Whether the softmax of all blocks together is small enough to be kept while a layer is differentiated.
+    pub keeps_probabilities: bool,
+}
+
+/// Queries that attend together: `n` sequences, `n_queries` each, over `n_keys` keys each, both padded.
+pub(super) struct Block {
+    pub sequences: Vec<Sequence>,
+    /// Leading keys that are the prompt's, seen by all queries.
+    pub n_prefix: usize,
+    /// Place inside its sequence of the first query.
+    pub first_query: usize,
+    /// Queries of each sequence, padded.
+    pub n_queries: usize,
+    /// Keys of each sequence, padded.
+    pub n_keys: usize,
+}
+
+/// The part of a sequence that a block works on, as places in the packed batch.
+pub(super) struct Sequence {
+    pub queries: Range<usize>,
+    /// Keys of its own, without the shared prefix.
+    pub keys: Range<usize>,
+    /// Whether these are all the keys of the sequence; true in its first block.
+    pub sees_all: bool,
+}
+
+impl Layout {
+    /// Lays out a prompt of `n_prompt` tokens and completions of `lengths` tokens, all at least 1. A block has at most
+    /// `max_scores` attention scores where that is possible.
+    pub(super) fn new(decoder: &Decoder, n_prompt: usize, lengths: &[usize], max_scores: usize) -> Self {
+        let mut starts = Vec::with_capacity(lengths.len());
+        let mut n_tokens = n_prompt;
+        for length in lengths {
+            starts.push(n_tokens);
+            n_tokens += length - 1;
+        }
+        let mut blocks = Vec::new();
+        add_blocks(&mut blocks, std::slice::from_ref(&(0..n_prompt)), 0, decoder.n_head, max_scores);
+        let completions: Vec<_> =
+            starts.iter().zip(lengths).map(|(&start, length)| start..start + length - 1).collect();
+        add_blocks(&mut blocks, &completions, n_prompt, decoder.n_head, max_scores);
+        let n_scores: usize = blocks.iter().map(|block| block.n_scores(decoder.n_head)).sum();
+        Self { n_prompt, n_tokens, blocks, keeps_probabilities: n_scores <= 2 * max_scores }
+    }
+
+    /// Rows of the last hidden states that predict tokens: the last one of the prompt, and all of the completions.
+    pub(super) fn predicting(&self) -> Range<usize> {
+        self.n_prompt - 1..self.n_tokens
+    }
+}
+
+impl Block {
+    /// Attention scores of all its heads.
+    fn n_scores(&self, n_head: usize) -> usize {
+        self.sequences.len() * self.n_queries * self.n_keys * n_head
+    }
+
+    /// Places of the queries in the packed batch, `[n_queries]` for each sequence; padding repeats the last query.
+    pub(super) fn query_rows(&self) -> Vec<i32> {
+        let rows = |sequence: &Sequence| {
+            let Range { start, end } = sequence.queries;
+            (start..start + self.n_queries).map(move |row| row.min(end - 1) as i32)
+        };
+        self.sequences.iter().flat_map(rows).collect()
+    }
+
+    /// Places of the keys in the packed batch, `[n_keys]` for each sequence: prefix, own, padding.
+    pub(super) fn key_rows(&self) -> Vec<i32> {
+        let rows = |sequence: &Sequence| {
+            let Range { start, end } = sequence.keys;
+            let own = (start..start + self.n_keys - self.n_prefix).map(move |row| row.min(end - 1));
+            (0..self.n_prefix).chain(own).map(|row| row as i32)
+        };
+        self.sequences.iter().flat_map(rows).collect()
+    }
+
+    /// What is added to the scores, `[n_queries, n_keys]`: 0 where the query may look, else minus infinity. It also hides
+    /// the padding: padded keys lie behind every query that exists.
+    pub(super) fn mask(&self) -> Vec<f32> {
+        let row = |query: usize| {
+            let n_visible = self.n_prefix + self.first_query + query + 1;
+            (0..self.n_keys).map(move |key| if key < n_visible { 0.0 } else { f32::NEG_INFINITY })
+        };
+        (0..self.n_queries).flat_map(row).collect()
+    }
+
+    /// 1 for every query that exists and 0 for padding, `[n_queries]` for each sequence; `None` without padding.
+    pub(super) fn existing_queries(&self) -> Option<Vec<f32>> {
+        let exists = |sequence: &Sequence| {
+            let n = sequence.queries.len();
+            (0..self.n_queries).map(move |query| if query < n { 1.0 } else { 0.0 })
+        };
+        let is_padded = self.sequences.iter().any(|sequence| sequence.queries.len() < self.n_queries);
+        is_padded.then(|| self.sequences.iter().flat_map(exists).collect())
+    }
+}
+
+/// Cuts `sequences` into blocks: side by side while they fit, along the queries where one alone does not.
+fn add_blocks(blocks: &mut Vec<Block>, sequences: &[Range<usize>], n_prefix: usize, n_head: usize, max_scores: usize) {
+    let longest = sequences.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+    if longest == 0 {
+        return;
+    }
+    let n_keys = (n_prefix + longest).next_multiple_of(KEY_MULTIPLE);
+    let n_rows = (max_scores / (n_keys * n_head)).max(KEY_MULTIPLE);
+    let n_queries = n_rows.min(longest);
+    let n_sequences = (n_rows / longest).max(1);
+    for group in sequences.chunks(n_sequences) {
+        let longest = group.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        for first_query in (0..longest).step_by(n_queries).rev() {
+            let end = (first_query + n_queries).min(longest);
+            let part = |sequence: &Range<usize>| {
+                let length = sequence.len().min(end);
+                let queries = sequence.start + first_query.min(length)..sequence.start + length;
+                let sees_all = length == sequence.len();
+                Sequence { queries, keys: sequence.start..sequence.start + length, sees_all }
+            };
+            // A sequence that has ended before these queries takes no part; its own last part saw all its keys.
+            let sequences: Vec<_> = group.iter().map(part).filter(|part| !part.queries.is_empty()).collect();
+            blocks.push(Block {
+                sequences,
+                n_prefix,
+                first_query,
+                n_queries: (end - first_query).next_multiple_of(QUERY_MULTIPLE),
+                n_keys: (n_prefix + end).next_multiple_of(KEY_MULTIPLE),
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which keys every query of the packed batch attends to, read off the blocks as attention does.
+    fn visible(layout: &Layout) -> Vec<Vec<usize>> {
+        let mut visible = vec![Vec::new(); layout.n_tokens];
+        for block in &layout.blocks {
+            let (mask, keys) = (block.mask(), block.key_rows());
+            for (index, sequence) in block.sequences.iter().enumerate() {
+                for (query, row) in sequence.queries.clone().enumerate() {
+                    assert_eq!(block.query_rows()[index * block.n_queries + query] as usize, row);
+                    assert!(visible[row].is_empty(), "query {row} is in two blocks");
+                    let seen = (0..block.n_keys).filter(|key| mask[query * block.n_keys + key] == 0.0);
+                    visible[row].extend(seen.map(|key| keys[index * block.n_keys + key] as usize));
+                }
+            }
+        }
+        visible
+    }
+
+    #[test]
+    fn every_query_sees_the_prompt_and_its_own_past_whatever_the_blocks() {
+        let decoder = super::super::family::tests::decoder();
+        for lengths in [&[1, 1][..], &[5], &[3, 40, 1, 17, 40], &[2; 9]] {
+            for max_scores in [1, 3000, 9000, usize::MAX / 2] {
+                let n_prompt = 37;
+                let layout = Layout::new(&decoder, n_prompt, lengths, max_scores);
+                assert_eq!(layout.n_tokens, n_prompt + lengths.iter().map(|n| n - 1).sum::<usize>());
+                let visible = visible(&layout);
+                let mut start = n_prompt;
+                for row in 0..n_prompt {
+                    assert_eq!(visible[row], (0..=row).collect::<Vec<_>>());
+                }
+                for length in lengths {
+                    for row in start..start + length - 1 {
+                        let expected: Vec<_> = (0..n_prompt).chain(start..=row).collect();
+                        assert_eq!(visible[row], expected, "{lengths:?}, {max_scores}, row {row}");
+                    }
+                    start += length - 1;
+                }
+                check_order(&layout);
+            }
+        }
+    }
+
+    /// The first block that touches a key must set its gradient, all others add to it.
+    fn check_order(layout: &Layout) {
+        let mut touched = vec![false; layout.n_tokens];
+        for block in &layout.blocks {
+            assert!(touched[..block.n_prefix].iter().all(|&touched| touched));
+            for sequence in &block.sequences {
+                for key in sequence.keys.clone() {
+                    assert_eq!(touched[key], !sequence.sees_all, "key {key}");
+                    touched[key] = true;
+                }
+            }
+        }
+        assert!(touched.iter().all(|&touched| touched));
+    }
+}

@@ -1,0 +1,369 @@
+//! The training engine: exact policy gradients of LoRA adapters over a frozen, quantized base.
+//!
+//! A call takes one group: a prompt and its G completions.
+//!
+//! 1. `layout` packs the group: the prompt once, the completions behind it.
+//! 2. `layer` runs the decoder one layer at a time, over weights as the file has them; inputs of the layers are kept.
+//! 3. `head` turns the last hidden states into log-probabilities, a chunk of the vocabulary at a time.
+//! 4. The caller turns log-probabilities into coefficients dLoss/dlogprob.
+//! 5. `head` and `layer` go back the same way: a layer is computed again from its input (or read from its `tape`), and
+//!    gradients reach the adapter through the frozen weights as `Wᵀ dy`.
+//!
+//! Every formula is made of forward operations, so whatever ggml backend runs the model can train it.
+//! The loss of a group equals the sum over separate sequences; sharing the prompt is exact.
+//!
+//! Shapes are in ggml's order, row length first: T tokens of the packed batch, hidden states `[n_embd, T]`.
+
+mod adapter;
+mod attention;
+mod family;
+mod head;
+mod layer;
+mod layout;
+mod linear;
+mod norm;
+mod softmax;
+mod tape;
+mod weights;
+mod workspace;
+
+use std::{fmt, path::Path, sync::Arc};
+
+use owlet_runtime::{
+    EncodedPrompt, Error, ErrorKind, Result, TokenId,
+    ggml::{Backend, Graph},
+    gguf::GgufFile,
+};
+
+use self::{
+    adapter::Staging,
+    family::Decoder,
+    head::Head,
+    layer::LayerGraph,
+    layout::Layout,
+    tape::Tape,
+    weights::Weights,
+    workspace::{Arenas, Keep, Workspace},
+};
+use crate::lora::{LoraGrads, LoraWeights, Target};
+
+/// Tensors in the graph of a layer beside those of its attention blocks, with room to spare.
+const LAYER_CAPACITY: usize = 1024;
+
+/// Tensors for each sequence of an attention block, and for the block itself, both directions together.
+const SEQUENCE_CAPACITY: usize = 32;
+const BLOCK_CAPACITY: usize = 192;
+
+/// What the engine may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Threads, at least 1. Default: one per core. Results are the same bits for the same number of threads.
+    pub n_threads: usize,
+    /// Memory for transposed F32 copies of weights, in bytes. Default 256 MiB. Gradients flow through a weight's
+    /// transpose; without a copy it is made again for every call, which costs little beside many tokens and much beside few.
+    /// Small models fit as a whole; layers near the output come first.
+    pub weight_cache_bytes: usize,
+    /// Memory for intermediate results of all layers, in bytes. Default 512 MiB. A group that needs more has only the
+    /// inputs of its layers kept, and the backward pass computes every layer again: about a third more work.
+    pub activation_bytes: usize,
+    /// Attention scores of one block, in bytes. Default 64 MiB. Longer prompts and larger groups are cut into blocks;
+    /// the peak is a small multiple of this.
+    pub attention_bytes: usize,
+    /// Logits that exist at a time, in bytes. Default 32 MiB. A vocabulary that does not fit is computed in chunks, twice.
+    pub logit_bytes: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            n_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
+            weight_cache_bytes: 256 << 20,
+            activation_bytes: 512 << 20,
+            attention_bytes: 64 << 20,
+            logit_bytes: 32 << 20,
+        }
+    }
+}
+
+/// A prompt and completions of it.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupInput<'a> {
+    /// The prompt, at least one token.
+    pub prompt: &'a EncodedPrompt,
+    /// At least one completion, each with at least one token; the last token usually ends the generation.
+    pub completions: &'a [&'a [TokenId]],
+}
+
+/// Scores of one completion under the model at a temperature.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenScores {
+    /// Natural log-probability of every token, given everything before it.
+    pub logprobs: Vec<f32>,
+    /// Entropy in nats of the distribution that every token was drawn from.
+    pub entropies: Vec<f32>,
+}
+
+/// A frozen base with everything that is needed to differentiate adapters over it.
+pub struct Engine {
+    backend: Backend,
+    decoder: Decoder,
+    weights: Weights,
+    options: EngineOptions,
+    arenas: Arenas,
+    /// Whether `weight_cache_bytes` has been spent; the first gradient does it.
+    is_cached: bool,
+}
+
+impl Engine {
+    /// Opens the model at `path`, mapping its weights.
+    ///
+    /// # Errors
+    /// As [`GgufFile::open`] and [`Engine::from_file`].
+    pub fn new(path: impl AsRef<Path>, options: EngineOptions) -> Result<Self> {
+        Self::from_file(&Arc::new(GgufFile::open(path)?), options)
+    }
+
+    /// Uses the model in `file`, which may be shared with others.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for an architecture, a variant of one or a tensor type that the engine does not compute
+    /// exactly, [`ErrorKind::InvalidFile`] and [`ErrorKind::Mismatch`] for metadata and tensors that are missing or
+    /// contradict each other, [`ErrorKind::InvalidInput`] for options out of range.
+    pub fn from_file(file: &Arc<GgufFile>, options: EngineOptions) -> Result<Self> {
+        let decoder = Decoder::read(file)?;
+        let mut backend = Backend::cpu(options.n_threads)?;
+        let weights = Weights::map(&mut backend, file, &decoder)?;
+        Ok(Self { backend, decoder, weights, options, arenas: Arenas::default(), is_cached: false })
+    }
+
+    /// The tensors that an adapter may act on: name, width of the input, width of the output; from the first layer up.
+    pub fn lora_targets(&self) -> Vec<(String, usize, usize)> {
+        let linears = self.weights.layers.iter().flat_map(|layer| Target::ALL.map(|target| layer.linear(target)));
+        linears.map(|linear| (linear.name.clone(), linear.n_in(), linear.n_out())).collect()
+    }
+
+    /// Number of entries of the vocabulary; token ids are below it.
+    pub fn n_vocab(&self) -> usize {
+        self.decoder.n_vocab
+    }
+
+    /// Log-probabilities and entropies of every completion token at `temperature`, with the adapter or, for `None`, of the
+    /// base alone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for an empty prompt, completion or group, a token outside the vocabulary or a
+    /// temperature that is not finite and positive; [`ErrorKind::Mismatch`] for an adapter or an image embedding of another
+    /// model; [`ErrorKind::Limit`] when memory is out.
+    pub fn score(
+        &mut self,
+        lora: Option<&LoraWeights>,
+        group: &GroupInput,
+        temperature: f32,
+    ) -> Result<Vec<TokenScores>> {
+        let layout = self.layout(group, temperature)?;
+        let mut pass = Pass::new(self, lora, group, &layout, Keep::Nothing)?;
+        pass.forward()?;
+        pass.head(group, temperature)?.scores(pass.backend, pass.workspace.hidden(pass.decoder.n_layers))
+    }
+
+    /// Adds the gradient of a loss over the completion tokens to `gradients`.
+    ///
+    /// `coefficients` gets the scores of every completion, as [`Engine::score`] returns them, and answers with dLoss/dlogprob
+    /// of every token in the same shape. Returns the scores.
+    ///
+    /// # Errors
+    /// As [`Engine::score`]; [`ErrorKind::InvalidInput`] too if the coefficients have another shape or are not finite, and
+    /// [`ErrorKind::Mismatch`] if `gradients` has another shape than `lora`. `gradients` is then unchanged.
+    pub fn gradient(
+        &mut self,
+        lora: &LoraWeights,
+        group: &GroupInput,
+        temperature: f32,
+        coefficients: &mut dyn FnMut(&[TokenScores]) -> Vec<Vec<f32>>,
+        gradients: &mut LoraGrads,
+    ) -> Result<Vec<TokenScores>> {
+        check_gradients(lora, gradients)?;
+        if !self.is_cached {
+            self.weights.cache_transposed(&mut self.backend, self.options.weight_cache_bytes)?;
+            self.is_cached = true;
+        }
+        let layout = self.layout(group, temperature)?;
+        let keeps_products = Workspace::product_bytes(&self.decoder, &layout) <= self.options.activation_bytes;
+        let keep = if keeps_products { Keep::Products } else { Keep::Inputs };
+        let mut pass = Pass::new(self, Some(lora), group, &layout, keep)?;
+        pass.forward()?;
+
+        let n_layers = pass.decoder.n_layers;
+        let mut head = pass.head(group, temperature)?;
+        let scores = head.scores(pass.backend, pass.workspace.hidden(n_layers))?;
+        let coefficients = coefficients(&scores);
+        check_coefficients(&scores, &coefficients)?;
+        if coefficients.iter().flatten().any(|&coefficient| coefficient != 0.0) {
+            let (hidden, gradient) = (pass.workspace.hidden(n_layers), pass.workspace.gradient(n_layers));
+            head.backward(pass.backend, &coefficients, hidden, gradient)?;
+            pass.backward(gradients)?;
+        }
+        Ok(scores)
+    }
+
+    /// Bytes of memory that the engine holds beside the mapped weights: transposed copies, workspace and scratch.
+    pub fn memory_bytes(&self) -> usize {
+        let Arenas { group, adapter, head } = &self.arenas;
+        let arenas = group.n_bytes() + adapter.n_bytes() + head.n_bytes();
+        arenas + self.weights.cached_bytes() + self.backend.scratch_bytes()
+    }
+
+    fn layout(&self, group: &GroupInput, temperature: f32) -> Result<Layout> {
+        let invalid = |what: &str| Error::new(ErrorKind::InvalidInput, what);
+        if !(temperature.is_finite() && temperature > 0.0) {
+            return Err(invalid("temperature").got(temperature).needed("a finite number above 0"));
+        }
+        let lengths: Vec<_> = group.completions.iter().map(|tokens| tokens.len()).collect();
+        let n_prompt = group.prompt.n_tokens();
+        if n_prompt == 0 || lengths.is_empty() || lengths.contains(&0) {
+            return Err(invalid("empty group")
+                .got(format!("a prompt of {n_prompt} tokens, completions of {lengths:?}"))
+                .needed("at least one token each"));
+        }
+        let max_scores = self.options.attention_bytes / size_of::<f32>();
+        Ok(Layout::new(&self.decoder, n_prompt, &lengths, max_scores))
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("decoder", &self.decoder).field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// One call: the engine's parts with the memory of the group.
+struct Pass<'a> {
+    backend: &'a mut Backend,
+    decoder: &'a Decoder,
+    weights: &'a Weights,
+    layout: &'a Layout,
+    head_arena: &'a mut owlet_runtime::ggml::Arena,
+    max_logits: usize,
+    workspace: Workspace,
+    staging: Staging,
+    lora: Option<&'a LoraWeights>,
+}
+
+impl<'a> Pass<'a> {
+    fn new(
+        engine: &'a mut Engine,
+        lora: Option<&'a LoraWeights>,
+        group: &GroupInput,
+        layout: &'a Layout,
+        keep: Keep,
+    ) -> Result<Self> {
+        let Engine { backend, decoder, weights, options, arenas, .. } = engine;
+        let staging = Staging::new(backend, &mut arenas.adapter, weights, lora)?;
+        let workspace = Workspace::new(backend, &mut arenas.group, decoder, layout, group, keep)?;
+        let max_logits = options.logit_bytes / size_of::<f32>();
+        let head_arena = &mut arenas.head;
+        Ok(Self { backend, decoder, weights, layout, head_arena, max_logits, workspace, staging, lora })
+    }
+
+    /// Runs all layers; the last hidden states are then in the workspace.
+    fn forward(&mut self) -> Result<()> {
+        let mut graph = Graph::new(self.graph_capacity());
+        self.workspace.embed(&mut graph, &self.weights.embedding);
+        self.backend.run(graph)?;
+        for layer in 0..self.decoder.n_layers {
+            self.upload(layer);
+            let mut graph = Graph::new(self.graph_capacity());
+            let mut tape = match self.workspace.tape(layer) {
+                Some(slots) => Tape::Record(slots),
+                None => Tape::Compute,
+            };
+            self.with_layer(&mut graph, layer, |graph, layer_graph, x| {
+                let activations = layer_graph.activations(graph, x, &mut tape);
+                let output = layer_graph.output(graph, &activations);
+                graph.place(output, self.workspace.hidden(layer + 1));
+                self.workspace.add_image_features(layer, graph, output);
+            });
+            self.backend.run(graph)?;
+        }
+        Ok(())
+    }
+
+    /// Runs all layers backwards, from the gradient of the last hidden states in the workspace down to the lowest layer that
+    /// is adapted.
+    fn backward(&mut self, gradients: &mut LoraGrads) -> Result<()> {
+        let Some(lowest) = self.staging.lowest_layer() else { return Ok(()) };
+        for layer in (lowest..self.decoder.n_layers).rev() {
+            self.upload(layer);
+            let mut graph = Graph::new(self.graph_capacity());
+            let mut tape = match self.workspace.tape(layer) {
+                Some(slots) => Tape::Replay(slots),
+                None => Tape::Compute,
+            };
+            self.with_layer(&mut graph, layer, |graph, layer_graph, x| {
+                let activations = layer_graph.activations(graph, x, &mut tape);
+                let dy = graph.leaf(self.workspace.gradient(layer + 1));
+                if let Some(dx) = layer_graph.backward(graph, &activations, dy, layer > lowest) {
+                    graph.place(dx, self.workspace.gradient(layer));
+                }
+            });
+            self.backend.run(graph)?;
+            self.staging.collect(self.backend, gradients, layer);
+        }
+        Ok(())
+    }
+
+    /// Calls `build` with layer `layer` and its input brought into `graph`.
+    fn with_layer(
+        &self,
+        graph: &mut Graph,
+        layer: usize,
+        build: impl FnOnce(&mut Graph, &LayerGraph, owlet_runtime::ggml::Tensor),
+    ) {
+        let adapters = self.staging.leaves(graph, layer);
+        let attention = self.workspace.attention(graph, self.decoder, self.layout);
+        let (positions, negated_positions) = self.workspace.positions(graph);
+        let x = graph.leaf(self.workspace.hidden(layer));
+        let layer = &self.weights.layers[layer];
+        let layer_graph =
+            LayerGraph { layer, adapters: &adapters, attention: &attention, positions, negated_positions };
+        build(graph, &layer_graph, x);
+    }
+
+    fn upload(&mut self, layer: usize) {
+        if let Some(lora) = self.lora {
+            self.staging.upload(self.backend, lora, layer);
+        }
+    }
+
+    fn head(&mut self, group: &GroupInput, temperature: f32) -> Result<Head<'a>> {
+        let base = (self.decoder, self.weights);
+        Head::new(self.backend, self.head_arena, base, self.layout, group.completions, temperature, self.max_logits)
+    }
+
+    fn graph_capacity(&self) -> usize {
+        let blocks = &self.layout.blocks;
+        let n_sequences: usize = blocks.iter().map(|block| block.sequences.len()).sum();
+        LAYER_CAPACITY + blocks.len() * BLOCK_CAPACITY + n_sequences * SEQUENCE_CAPACITY
+    }
+}
+
+fn check_gradients(lora: &LoraWeights, gradients: &LoraGrads) -> Result<()> {
+    let lengths = |tensors: &mut dyn Iterator<Item = &[f32]>| tensors.map(<[f32]>::len).collect::<Vec<_>>();
+    if lengths(&mut lora.tensors()) == lengths(&mut gradients.tensors()) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Mismatch, "gradients of another adapter"))
+}
+
+fn check_coefficients(scores: &[TokenScores], coefficients: &[Vec<f32>]) -> Result<()> {
+    let needed: Vec<_> = scores.iter().map(|scores| scores.logprobs.len()).collect();
+    let got: Vec<_> = coefficients.iter().map(Vec::len).collect();
+    let invalid = |what: &str| Error::new(ErrorKind::InvalidInput, what);
+    if got != needed {
+        return Err(invalid("loss coefficients").got(format!("{got:?} tokens")).needed(format!("{needed:?}")));
+    }
+    if coefficients.iter().flatten().any(|coefficient| !coefficient.is_finite()) {
+        return Err(invalid("loss coefficients").got("a number that is not finite"));
+    }
+    Ok(())
+}
