@@ -1,0 +1,154 @@
+//! Evaluation: greedy answers to held-out samples, scored and summed up with confidence intervals.
+
+use std::collections::BTreeMap;
+
+use owlet_runtime::{CancelToken, Result, RngKey, SamplerOptions, Session};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    data::Dataset,
+    reward::{Composition, Reward, RewardParts},
+    rollout::{RolloutProgress, RolloutRules, roll_out},
+    statistics::{Interval, mean_interval, paired_difference},
+    task::TaskType,
+};
+
+/// Confidence of all intervals.
+pub const CONFIDENCE: f64 = 0.95;
+
+/// How held-out samples are asked.
+pub struct EvaluateOptions<'a> {
+    /// Longest response in tokens.
+    pub max_new_tokens: usize,
+    /// What is written behind every question; that of the training.
+    pub suffix: &'a str,
+    /// Scores the responses.
+    pub reward: &'a dyn Reward,
+    /// Parts to one number.
+    pub composition: &'a Composition,
+}
+
+/// One answer and what it is worth.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Id of the sample.
+    pub id: String,
+    /// Its task type.
+    pub task: TaskType,
+    /// The response's text.
+    pub text: String,
+    /// Tokens, the end token included.
+    pub n_tokens: usize,
+    /// Whether it was cut off.
+    pub truncated: bool,
+    /// Parts of its reward.
+    pub parts: RewardParts,
+    /// Its reward.
+    pub reward: f64,
+}
+
+/// Answers to all samples of a data set, in its order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// The answers.
+    pub answers: Vec<Answer>,
+}
+
+/// Means over the answers to some samples, with 95 % intervals of Student's t.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Score {
+    /// Mean accuracy, 0..=1.
+    pub accuracy: Interval,
+    /// Mean reward.
+    pub reward: Interval,
+    /// Mean length in tokens.
+    pub length: f64,
+}
+
+impl Evaluation {
+    /// Over all answers.
+    pub fn overall(&self) -> Score {
+        Score::of(self.answers.iter())
+    }
+
+    /// By task type.
+    pub fn by_task(&self) -> BTreeMap<TaskType, Score> {
+        let mut tasks: BTreeMap<TaskType, Vec<&Answer>> = BTreeMap::new();
+        for answer in &self.answers {
+            tasks.entry(answer.task).or_default().push(answer);
+        }
+        tasks.into_iter().map(|(task, answers)| (task, Score::of(answers.into_iter()))).collect()
+    }
+
+    /// The mean change of the reward from `before` to this evaluation of the same samples, by pairs.
+    pub fn reward_gain(&self, before: &Evaluation) -> Interval {
+        let rewards =
+            |evaluation: &Evaluation| evaluation.answers.iter().map(|answer| answer.reward).collect::<Vec<_>>();
+        paired_difference(&rewards(before), &rewards(self), CONFIDENCE)
+    }
+}
+
+impl Score {
+    fn of<'a>(answers: impl Iterator<Item = &'a Answer> + Clone) -> Self {
+        let mean =
+            |value: fn(&Answer) -> f64| mean_interval(&answers.clone().map(value).collect::<Vec<_>>(), CONFIDENCE);
+        Self {
+            accuracy: mean(|answer| answer.parts.accuracy),
+            reward: mean(|answer| answer.reward),
+            length: mean(|answer| answer.n_tokens as f64).mean,
+        }
+    }
+}
+
+/// Asks every sample of `dataset` once, greedily, with the adapters that the session has.
+///
+/// # Errors
+/// Those of images, of prompts that do not fit the session's context and of generation; `Cancelled`.
+pub fn evaluate(
+    session: &mut Session,
+    dataset: &Dataset,
+    options: &EvaluateOptions<'_>,
+    cancel: &CancelToken,
+    on_progress: &mut dyn FnMut(RolloutProgress),
+) -> Result<Evaluation> {
+    let sampler = SamplerOptions::greedy();
+    let rules = RolloutRules {
+        sampler: &sampler,
+        max_new_tokens: options.max_new_tokens,
+        suffix: options.suffix,
+        reward: options.reward,
+        composition: options.composition,
+    };
+    let n_responses = dataset.len();
+    let mut answers = Vec::with_capacity(n_responses);
+    let mut n_tokens = 0;
+    // In portions: prompts with their image embeddings are held only as long as they are asked about.
+    let portion = (4 * session.options().n_seq).max(1);
+    for (index, samples) in dataset.samples().chunks(portion).enumerate() {
+        let first = index * portion;
+        let questions: Vec<_> =
+            samples.iter().enumerate().map(|(offset, sample)| (first + offset, sample, RngKey::default())).collect();
+        let groups = roll_out(session, &questions, 1, &rules, cancel, &mut |progress| {
+            on_progress(RolloutProgress {
+                n_done: first + progress.n_done,
+                n_responses,
+                n_tokens: n_tokens + progress.n_tokens,
+            });
+        })?;
+        for (group, sample) in groups.into_iter().zip(samples) {
+            for rollout in group.rollouts {
+                n_tokens += rollout.tokens.len();
+                answers.push(Answer {
+                    id: sample.id.clone(),
+                    task: sample.task_type,
+                    text: rollout.text,
+                    n_tokens: rollout.tokens.len(),
+                    truncated: rollout.truncated,
+                    parts: rollout.parts,
+                    reward: rollout.reward,
+                });
+            }
+        }
+    }
+    Ok(Evaluation { answers })
+}

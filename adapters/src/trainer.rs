@@ -1,0 +1,328 @@
+//! The trainer: what the design's sentence says, one step at a time.
+//!
+//! `prompts -> rollouts -> rewards -> filter -> advantages -> policy loss -> LoRA gradients -> weights -> sampler`.
+//!
+//! A step that is cancelled or fails leaves the trainer as it was after the step before: what it drew is drawn again, with
+//! the same random numbers, so a run that was stopped anywhere and resumed ends with the same bits.
+
+use std::{path::Path, sync::Arc, time::Instant};
+
+use owlet_runtime::{
+    Adapter, CancelToken, Error, ErrorKind, Model, Result, RngKey, SamplerOptions, Session, SessionOptions,
+};
+
+use crate::{
+    advantage::{Scored, advantages},
+    checkpoint::{CheckpointStore, RunIdentity, TrainState},
+    data::Dataset,
+    engine::{Engine, EngineOptions},
+    evaluate::{EvaluateOptions, Evaluation, evaluate},
+    file::{AdapterFile, Precision, Provenance},
+    lora::LoraWeights,
+    metrics::StepMetrics,
+    optim::AdamW,
+    options::TrainerOptions,
+    reward::Reward,
+    rollout::{RolloutGroup, RolloutProgress, RolloutRules, roll_out},
+    summary::summarize,
+    update::{Learner, Lesson},
+};
+
+/// What a running step tells.
+#[derive(Clone, Copy, Debug)]
+pub enum StepEvent {
+    /// Tokens are being sampled.
+    Sampling(RolloutProgress),
+    /// Gradients are being computed.
+    Learning {
+        /// Groups that are done.
+        n_done: usize,
+        /// Groups of the step.
+        n_groups: usize,
+    },
+}
+
+/// Trains one adapter over one model.
+pub struct Trainer {
+    model: Model,
+    session: Session,
+    engine: Engine,
+    dataset: Dataset,
+    reward: Arc<dyn Reward>,
+    options: TrainerOptions,
+    weights: LoraWeights,
+    optimizer: AdamW,
+    cursor: Cursor,
+    step: u64,
+}
+
+/// Which sample is next.
+#[derive(Clone, Debug)]
+struct Cursor {
+    epoch: u64,
+    position: usize,
+    order: Vec<usize>,
+}
+
+impl Cursor {
+    fn new(dataset: &Dataset, seed: u64, epoch: u64, position: usize) -> Self {
+        Self { epoch, position, order: dataset.epoch_order(seed, epoch) }
+    }
+
+    /// The next sample's index and the number of this draw in the run.
+    fn draw(&mut self, dataset: &Dataset, seed: u64) -> (usize, u64) {
+        if self.position == self.order.len() {
+            *self = Self::new(dataset, seed, self.epoch + 1, 0);
+        }
+        let draw = self.epoch * self.order.len() as u64 + self.position as u64;
+        self.position += 1;
+        (self.order[self.position - 1], draw)
+    }
+}
+
+/// The groups of a step.
+struct Collected {
+    kept: Vec<RolloutGroup>,
+    dropped: Vec<RolloutGroup>,
+}
+
+impl Trainer {
+    /// A run from its beginning: the adapter starts as the identity.
+    ///
+    /// # Errors
+    /// `InvalidInput` for options out of range or an empty data set; `Unsupported` for models that the engine cannot
+    /// train; those of [`Session::new`].
+    pub fn new(model: &Model, dataset: Dataset, reward: Arc<dyn Reward>, options: TrainerOptions) -> Result<Self> {
+        options.validate()?;
+        if dataset.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidInput, "no samples to train on"));
+        }
+        let options = TrainerOptions { n_threads: n_threads(options.n_threads), ..options };
+        let session = Session::new(
+            model,
+            &SessionOptions {
+                n_ctx: options.max_prompt_tokens + options.max_new_tokens,
+                n_seq: options.n_sequences,
+                n_threads: options.n_threads,
+                ..SessionOptions::default()
+            },
+        )?;
+        let engine_options = EngineOptions { n_threads: options.n_threads, ..EngineOptions::default() };
+        let engine = Engine::new(model.path(), engine_options)?;
+        let weights = LoraWeights::init(&options.lora, &engine.lora_targets(), options.seed)?;
+        let optimizer = AdamW::new(options.optimizer, &weights);
+        let cursor = Cursor::new(&dataset, options.seed, 0, 0);
+        let model = model.clone();
+        Ok(Self { model, session, engine, dataset, reward, options, weights, optimizer, cursor, step: 0 })
+    }
+
+    /// Goes on from the newest checkpoint in `store`, if there is one; returns the length of `metrics.jsonl` at that time.
+    ///
+    /// # Errors
+    /// `Mismatch` if the checkpoint is of another model, data set or configuration; `Unsupported` for a newer version;
+    /// `Io`.
+    pub fn resume(&mut self, store: &CheckpointStore) -> Result<Option<u64>> {
+        let Some(checkpoint) = store.load_newest(&self.identity(), self.options.optimizer)? else { return Ok(None) };
+        let TrainState { step, epoch, position, metrics_bytes, .. } = checkpoint.state;
+        self.weights = checkpoint.weights;
+        self.optimizer = checkpoint.optimizer;
+        self.cursor = Cursor::new(&self.dataset, self.options.seed, epoch, position);
+        self.step = step;
+        self.refresh_sampler()?;
+        Ok(Some(metrics_bytes))
+    }
+
+    /// Writes a checkpoint of the steps so far. `metrics_bytes`: length of `metrics.jsonl`.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn checkpoint(&self, store: &CheckpointStore, metrics_bytes: u64) -> Result<()> {
+        let state = TrainState {
+            run: self.identity(),
+            step: self.step,
+            epoch: self.cursor.epoch,
+            position: self.cursor.position,
+            n_updates: self.optimizer.n_updates,
+            metrics_bytes,
+        };
+        store.save(&state, &self.weights, &self.optimizer).map(drop)
+    }
+
+    /// One step of the run.
+    ///
+    /// # Errors
+    /// `Cancelled`, with the trainer as before the step; those of images, prompts and generation, which name the sample.
+    pub fn step(&mut self, cancel: &CancelToken, observer: &mut dyn FnMut(StepEvent)) -> Result<StepMetrics> {
+        let started = Instant::now();
+        let mut cursor = self.cursor.clone();
+        let Collected { kept, dropped } = self.collect(&mut cursor, cancel, observer)?;
+        let advantages = self.advantages(&kept)?;
+        let lessons: Vec<_> = kept
+            .iter()
+            .zip(advantages.chunks(self.options.group_size))
+            .map(|(group, advantages)| Lesson {
+                group,
+                task: self.dataset.samples()[group.sample].task_type,
+                advantages,
+            })
+            .collect();
+
+        let learning_rate = self.options.schedule.rate(self.step, self.options.n_steps);
+        let n_groups = lessons.len();
+        // The learner works on copies, so that a cancelled step leaves no trace.
+        let (mut weights, mut optimizer) = (self.weights.clone(), self.optimizer.clone());
+        let mut learner = Learner {
+            engine: &mut self.engine,
+            weights: &mut weights,
+            optimizer: &mut optimizer,
+            options: &self.options,
+        };
+        let report = learner.learn(&lessons, learning_rate, cancel, &mut |n_done| {
+            observer(StepEvent::Learning { n_done, n_groups });
+        })?;
+
+        let metrics = summarize(&self.dataset, &lessons, &dropped, &report);
+        let seconds = started.elapsed().as_secs_f64();
+        let n_tokens = metrics.length * ((n_groups + dropped.len()) * self.options.group_size) as f64;
+        let metrics = StepMetrics {
+            step: self.step,
+            epoch: cursor.epoch,
+            learning_rate,
+            seconds,
+            tokens_per_second: n_tokens / seconds,
+            ..metrics
+        };
+        (self.weights, self.optimizer, self.cursor) = (weights, optimizer, cursor);
+        self.step += 1;
+        self.refresh_sampler()?;
+        Ok(metrics)
+    }
+
+    /// Greedy answers to `dataset` with the adapter as it is now.
+    ///
+    /// # Errors
+    /// As [`evaluate`].
+    pub fn evaluate(
+        &mut self,
+        dataset: &Dataset,
+        cancel: &CancelToken,
+        on_progress: &mut dyn FnMut(RolloutProgress),
+    ) -> Result<Evaluation> {
+        let options = EvaluateOptions {
+            max_new_tokens: self.options.max_new_tokens,
+            suffix: &self.options.suffix,
+            reward: &*self.reward,
+            composition: &self.options.reward,
+        };
+        evaluate(&mut self.session, dataset, &options, cancel, on_progress)
+    }
+
+    /// Steps done.
+    pub fn n_steps_done(&self) -> u64 {
+        self.step
+    }
+
+    /// The options, threads resolved.
+    pub fn options(&self) -> &TrainerOptions {
+        &self.options
+    }
+
+    /// The adapter as it is now.
+    pub fn adapter(&self) -> AdapterFile {
+        let RunIdentity { base_model, architecture, config, seed, .. } = self.identity();
+        AdapterFile {
+            architecture,
+            weights: self.weights.clone(),
+            provenance: Some(Provenance { base_model, config: config.to_string(), step: self.step, seed }),
+        }
+    }
+
+    /// Writes the adapter as a GGUF that llama.cpp loads, beside `path` and renamed.
+    ///
+    /// # Errors
+    /// As [`AdapterFile::write`].
+    pub fn write_adapter(&self, path: &Path, precision: Precision) -> Result<()> {
+        self.adapter().write(path, precision)
+    }
+
+    /// Rollouts of this step's prompts: drops groups that teach nothing and draws others in their place.
+    fn collect(
+        &mut self,
+        cursor: &mut Cursor,
+        cancel: &CancelToken,
+        observer: &mut dyn FnMut(StepEvent),
+    ) -> Result<Collected> {
+        let sampler = SamplerOptions {
+            temperature: self.options.temperature,
+            top_p: self.options.top_p,
+            ..SamplerOptions::default()
+        };
+        let rules = RolloutRules {
+            sampler: &sampler,
+            max_new_tokens: self.options.max_new_tokens,
+            suffix: &self.options.suffix,
+            reward: &*self.reward,
+            composition: &self.options.reward,
+        };
+        let mut collected = Collected { kept: Vec::new(), dropped: Vec::new() };
+        let max_rounds = self.options.filter.map_or(1, |filter| filter.max_rounds);
+        for _ in 0..max_rounds {
+            let n_missing = self.options.prompts_per_step - collected.kept.len();
+            if n_missing == 0 {
+                break;
+            }
+            let draws: Vec<_> = (0..n_missing).map(|_| cursor.draw(&self.dataset, self.options.seed)).collect();
+            let questions: Vec<_> = draws
+                .iter()
+                .map(|&(sample, prompt)| {
+                    let key = RngKey { seed: self.options.seed, step: self.step, prompt };
+                    (sample, &self.dataset.samples()[sample], key)
+                })
+                .collect();
+            let groups =
+                roll_out(&mut self.session, &questions, self.options.group_size, &rules, cancel, &mut |progress| {
+                    observer(StepEvent::Sampling(progress));
+                })?;
+            for group in groups {
+                let keeps = self.options.filter.is_none_or(|filter| filter.keeps(group.mean_accuracy()));
+                if keeps { &mut collected.kept } else { &mut collected.dropped }.push(group);
+            }
+        }
+        Ok(collected)
+    }
+
+    /// One advantage for each rollout, group by group.
+    fn advantages(&self, groups: &[RolloutGroup]) -> Result<Vec<f64>> {
+        let scored: Vec<_> = groups
+            .iter()
+            .enumerate()
+            .flat_map(|(index, group)| {
+                let task = self.dataset.samples()[group.sample].advantage_task();
+                group.rollouts.iter().map(move |rollout| Scored { reward: rollout.reward, group: index, task })
+            })
+            .collect();
+        advantages(self.options.estimator, &scored)
+    }
+
+    /// Gives the session the weights as they are now.
+    fn refresh_sampler(&mut self) -> Result<()> {
+        let bytes = self.adapter().to_bytes(Precision::F32)?;
+        let adapter = Arc::new(Adapter::from_bytes(&self.model, &bytes)?);
+        self.session.set_adapters(&[(adapter, 1.0)])
+    }
+
+    fn identity(&self) -> RunIdentity {
+        let info = self.model.info();
+        RunIdentity {
+            base_model: info.hash.clone(),
+            architecture: info.architecture.clone(),
+            dataset: self.dataset.hash().to_owned(),
+            config: serde_json::to_value(&self.options).expect("options are numbers, texts and maps keyed by text"),
+            seed: self.options.seed,
+        }
+    }
+}
+
+fn n_threads(wanted: usize) -> usize {
+    if wanted > 0 { wanted } else { std::thread::available_parallelism().map_or(1, |n| n.get()) }
+}
