@@ -4,19 +4,23 @@
 //! The modules in the order in which a training step uses them:
 //!
 //! 1. [`data`]: samples with their images and answers, of the types in [`task`];
-//! 2. rollouts: a group of answers to each prompt;
+//! 2. [`rollout`]: a group of answers to each prompt;
 //! 3. [`reward`] and [`length`]: a number for every answer;
 //! 4. [`advantage`]: rewards of a group to advantages;
 //! 5. [`loss`] and [`entropy`]: advantages and log-probabilities to dLoss/dlogprob per token;
-//! 6. the engine: dLoss/dlogprob to the gradients of [`lora`];
+//! 6. [`engine`]: dLoss/dlogprob to the gradients of [`lora`];
 //! 7. [`optim`]: gradients to new weights;
 //! 8. [`mod@file`], [`checkpoint`] and [`metrics`]: what is written; [`statistics`]: how sure a result is.
+//!
+//! [`trainer`] is the loop over them, with the settings in [`options`]; [`mod@evaluate`] asks held-out samples.
 #![forbid(unsafe_code)]
 
 pub mod advantage;
 pub mod checkpoint;
 pub mod data;
+pub mod engine;
 pub mod entropy;
+pub mod evaluate;
 pub mod file;
 pub mod length;
 pub mod lora;
@@ -24,6 +28,11 @@ pub mod loss;
 pub mod metrics;
 mod normal;
 pub mod optim;
+pub mod options;
 pub mod reward;
+pub mod rollout;
 pub mod statistics;
+mod summary;
 pub mod task;
+pub mod trainer;
+mod update;
