@@ -1,4 +1,51 @@
-//! An embeddable runtime for vision-language models that run, and learn, on the device.
+//! A small library with big eyes: runs quantized vision-language models on the device, and lets the device teach them.
+//!
+//! The data flow, which is also the order in which to read the crates:
+//!
+//! 1. [`quant`] makes a GGUF file from a Hugging Face checkpoint, or a smaller one from a larger.
+//! 2. [`Model::load`] reads a GGUF file and its image projector; [`gguf`] is the format itself.
+//! 3. [`Prompt`] holds text and [`Image`]s; [`Model::encode`] turns it into tokens and image embeddings.
+//! 4. A [`Session`] computes a prompt once and forks it; [`generate()`] samples answers, many at once, each token with its
+//!    log-probability. [`ThinkSplitter`] tells thinking from answer while they stream.
+//! 5. [`reward`] says how right an answer is, [`advantage`] how much better than its group, [`loss`] what that means for
+//!    the log-probability of every token.
+//! 6. [`lora`] holds what is learned, as the adapter that a session applies from then on.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//!
+//! use owlet::{CancelToken, GenerateRequest, Image, Model, Prompt, RngKey, SamplerOptions, Session, generate};
+//!
+//! # fn main() -> owlet::Result<()> {
+//! let model = Model::load("owl.gguf", &Default::default())?;
+//! let prompt = model.encode(&Prompt::user("How many owls?", vec![Image::open("tree.jpg")?])?)?;
+//! let mut session = Session::new(&model, &Default::default())?;
+//! let request = GenerateRequest { prompt: &prompt, n: 1, rng_key: RngKey::default() };
+//! let (greedy, cancel) = (SamplerOptions::greedy(), CancelToken::new());
+//! let answers = generate(&mut session, &[request], &greedy, 256, &cancel, &mut |_| ControlFlow::Continue(()))?;
+//! let text = model.detokenize(&answers[0][0].tokens);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Every failure is an [`Error`] with an [`ErrorKind`]: bad files and arguments are refused before llama.cpp sees them.
 #![forbid(unsafe_code)]
 
-pub use owlet_runtime::{Error, ErrorKind, Result};
+pub use owlet_adapters::{
+    advantage::{self, Estimator},
+    data::{self, Dataset, Sample},
+    entropy::EntropyBand,
+    length::LengthEnvelope,
+    lora::{self, LoraConfig, LoraWeights, Target},
+    loss::{self, Objective},
+    reward::{self, Reward, VerifiableReward},
+    task::{ProblemType, TaskType},
+};
+pub use owlet_quant as quant;
+pub use owlet_runtime::{
+    Adapter, AtomicFile, BoxMap, CancelToken, EncodedPrompt, Error, ErrorKind, GenerateRequest, Generated, Image,
+    ImageBudget, Message, Model, ModelInfo, ModelOptions, Part, Prompt, Result, RngKey, Role, SamplerOptions, Session,
+    SessionOptions, StopReason, TextDecoder, ThinkEvent, ThinkSplitter, Timings, TokenId, generate, gguf,
+    peak_memory_bytes,
+    quantize::{QuantType, TensorChange},
+};

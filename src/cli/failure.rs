@@ -11,6 +11,8 @@ use std::{error::Error as _, fmt::Write as _, io};
 
 use owlet::{Error, ErrorKind};
 
+use super::interrupt;
+
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// Why a command ends early.
@@ -41,7 +43,7 @@ impl Failure {
             Self::BrokenPipe => 0,
             Self::Error { error, .. } => match error.kind() {
                 ErrorKind::Backend | ErrorKind::Internal => 2,
-                ErrorKind::Cancelled => 130,
+                ErrorKind::Cancelled => interrupt::EXIT_CODE,
                 _ => 1,
             },
         }

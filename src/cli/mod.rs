@@ -7,8 +7,13 @@ use clap::{Args, Parser, Subcommand};
 use failure::Result;
 use output::Output;
 
+mod draw;
 mod failure;
+mod interrupt;
+mod model;
 mod output;
+mod quantize;
+mod run;
 mod tasks;
 
 /// An on-device model that sees, and that the device can teach.
@@ -33,6 +38,8 @@ struct GlobalArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Quantize(quantize::QuantizeArgs),
+    Run(run::RunArgs),
     Tasks(tasks::TasksArgs),
 }
 
@@ -58,6 +65,8 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     }
     let output = Output::new(cli.global.quiet);
     let done = match cli.command {
+        Command::Quantize(args) => quantize::run(&args, output),
+        Command::Run(args) => run::run(&args, output),
         Command::Tasks(args) => tasks::run(&args, output),
     };
     match done {

@@ -3,13 +3,15 @@
 use std::{
     fmt::Display,
     io::{self, IsTerminal, Write},
+    path::Path,
     time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use owlet::{AtomicFile, ErrorKind};
 use serde::Serialize;
 
-use super::failure::{Failure, Result};
+use super::failure::{Failure, Result, Teach};
 
 /// The two streams as the person wants them.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +85,11 @@ impl Output {
 pub(crate) fn talk(text: impl Display) {
     // Nobody is left to hear that stderr is closed.
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Fails where a file at `path` could not be written, before hours of work are spent on what goes into it.
+pub(crate) fn ensure_writable(path: &Path) -> Result<()> {
+    AtomicFile::create(path).map(drop).hint(ErrorKind::NotFound, "the folder of an output file must exist")
 }
 
 /// `1234567` as `1.2 MB`.

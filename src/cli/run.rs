@@ -1,0 +1,236 @@
+//! `owlet run`: asks a model, streams its answer to stdout and its thinking to stderr.
+
+use std::{fmt, ops::ControlFlow, path::PathBuf};
+
+use clap::Args;
+use owlet::{
+    BoxMap, EncodedPrompt, ErrorKind, GenerateRequest, Image, Model, Prompt, RngKey, Session, SessionOptions,
+    StopReason, TextDecoder, ThinkEvent, ThinkSplitter, Timings, generate, peak_memory_bytes, reward::parse_box,
+};
+use serde::Serialize;
+
+use super::{
+    draw::draw_box,
+    failure::{Failure, Result, Teach},
+    interrupt,
+    model::{AdapterArg, ModelArgs, SamplingArgs},
+    output::{self, Output},
+};
+
+/// Ask a model about pictures or text; the answer goes to stdout, the thinking to stderr
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// An adapter to apply, with a scale or at full strength; may be repeated
+    #[arg(long = "adapter", value_name = "FILE[=SCALE]")]
+    adapters: Vec<AdapterArg>,
+    /// A picture (PNG, JPEG, WebP, GIF, BMP); may be repeated. `<image>` in the prompt marks where each goes
+    #[arg(long = "image", short, value_name = "FILE")]
+    images: Vec<PathBuf>,
+    /// Instructions before the question
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Stop after this many tokens
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    max_tokens: usize,
+    /// Most tokens of prompt and answer together [default: as many as they need and the model was trained for]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// Write the first picture with the answer's box drawn on it
+    #[arg(long, value_name = "PNG")]
+    draw: Option<PathBuf>,
+    /// Print one JSON document with answer, thinking and timings, when all is done
+    #[arg(long)]
+    json: bool,
+    /// The question
+    prompt: String,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    answer: String,
+    thinking: String,
+    /// The answer's box, `[x1, y1, x2, y2]` in pixels of the first picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    box_pixels: Option<[f64; 4]>,
+    stop: &'static str,
+    timings: TimingsReport,
+}
+
+/// Times in milliseconds, rates in tokens per second.
+#[derive(Debug, Serialize)]
+struct TimingsReport {
+    load_ms: f64,
+    image_encode_ms: f64,
+    prefill_ms: f64,
+    n_prompt_tokens: u64,
+    prefill_tokens_per_s: f64,
+    decode_ms: f64,
+    n_decoded: u64,
+    decode_tokens_per_s: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_memory_bytes: Option<u64>,
+}
+
+pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
+    let cancel = interrupt::cancel_on_signal()?;
+    let images = args
+        .images
+        .iter()
+        .map(Image::open)
+        .collect::<owlet::Result<Vec<_>>>()
+        .hint(ErrorKind::Limit, "reduce the picture first: the model sees far fewer pixels than this limit")?;
+    let first_picture = images.first().cloned();
+    if let Some(path) = &args.draw {
+        if first_picture.is_none() {
+            return Err(Failure::argument("nothing to draw on", "`--draw` without `--image`", "a picture"));
+        }
+        output::ensure_writable(path)?;
+    }
+    let model = args.model.load()?;
+    let mut question = Prompt::user(&args.prompt, images)?;
+    if let Some(system) = &args.system {
+        question = question.with_system(system);
+    }
+    let prompt = model
+        .encode(&question)
+        .hint(ErrorKind::Unsupported, "pictures need the model's image projector: name it by `--mmproj`")?;
+    let mut session = open_session(&model, &prompt, args)?;
+    session.set_adapters(&args.adapters.iter().map(|adapter| adapter.load(&model)).collect::<Result<Vec<_>>>()?)?;
+
+    let mut speaker = Speaker::new(output, args.json);
+    let mut heard = Ok(());
+    let request =
+        GenerateRequest { prompt: &prompt, n: 1, rng_key: RngKey { seed: args.sampling.seed, ..RngKey::default() } };
+    let answers =
+        generate(&mut session, &[request], &args.sampling.options(), args.max_tokens, &cancel, &mut |event| {
+            heard = speaker.push(&model.token_bytes(event.token));
+            if heard.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+    let finished = speaker.finish();
+    let answers = answers?;
+    heard.and(finished)?;
+
+    let found = parse_box(&speaker.answer);
+    if let (Some(path), Some(picture)) = (&args.draw, &first_picture) {
+        match found {
+            Some(corners) => draw_box(picture, corners, path)?,
+            None => output.say("the answer holds no box to draw"),
+        }
+    }
+    let timings = TimingsReport::new(&model, &prompt, session.timings());
+    if args.json {
+        let stop = answers.first().and_then(|answers| answers.first()).map_or("none", |answer| stop_name(answer.stop));
+        let to_pixels = |corners| {
+            Some(BoxMap::new(first_picture.as_ref()?.width(), first_picture.as_ref()?.height()).to_pixels(corners))
+        };
+        let box_pixels = found.and_then(to_pixels);
+        return output.json(&Report { answer: speaker.answer, thinking: speaker.thinking, box_pixels, stop, timings });
+    }
+    output.say(timings);
+    Ok(())
+}
+
+fn stop_name(stop: StopReason) -> &'static str {
+    match stop {
+        StopReason::EndOfAnswer => "end_of_answer",
+        StopReason::MaxTokens => "max_tokens",
+        StopReason::ContextFull => "context_full",
+        StopReason::Caller => "caller",
+    }
+}
+
+impl TimingsReport {
+    fn new(model: &Model, prompt: &EncodedPrompt, timings: &Timings) -> Self {
+        Self {
+            load_ms: model.load_ms(),
+            image_encode_ms: prompt.image_encode_ms(),
+            prefill_ms: timings.prefill_ms,
+            n_prompt_tokens: timings.n_prompt_tokens,
+            prefill_tokens_per_s: timings.prefill_rate(),
+            decode_ms: timings.decode_ms,
+            n_decoded: timings.n_decoded,
+            decode_tokens_per_s: timings.decode_rate(),
+            peak_memory_bytes: peak_memory_bytes(),
+        }
+    }
+}
+
+impl fmt::Display for TimingsReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "load {:.0} ms, pictures {:.0} ms, ", self.load_ms, self.image_encode_ms)?;
+        write!(f, "prompt {} tokens at {:.0}/s, ", self.n_prompt_tokens, self.prefill_tokens_per_s)?;
+        write!(f, "answer {} tokens at {:.0}/s", self.n_decoded, self.decode_tokens_per_s)?;
+        match self.peak_memory_bytes {
+            Some(peak) => write!(f, ", peak memory {}", output::bytes(peak)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A session that holds the prompt and the longest answer, or as much as the model was trained for.
+fn open_session(model: &Model, prompt: &EncodedPrompt, args: &RunArgs) -> Result<Session> {
+    let most = args.context.unwrap_or(model.info().n_ctx_train);
+    let n_ctx = prompt.n_tokens().saturating_add(args.max_tokens).min(most);
+    let options = SessionOptions { n_ctx, n_threads: args.model.threads, ..SessionOptions::default() };
+    Ok(Session::new(model, &options)?)
+}
+
+/// Turns tokens into what is said, and keeps it.
+struct Speaker {
+    output: Output,
+    is_silent: bool,
+    decoder: TextDecoder,
+    splitter: ThinkSplitter,
+    thinking: String,
+    answer: String,
+}
+
+impl Speaker {
+    fn new(output: Output, is_silent: bool) -> Self {
+        let (decoder, splitter) = (TextDecoder::default(), ThinkSplitter::new());
+        Self { output, is_silent, decoder, splitter, thinking: String::new(), answer: String::new() }
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        let text = self.decoder.push(bytes);
+        let events = self.splitter.push(&text);
+        self.say(events)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        let text = self.decoder.finish();
+        let mut events = self.splitter.push(&text);
+        events.extend(self.splitter.finish());
+        self.say(events)?;
+        if self.is_silent { Ok(()) } else { self.output.data("\n") }
+    }
+
+    fn say(&mut self, events: Vec<ThinkEvent>) -> Result<()> {
+        for event in events {
+            match event {
+                ThinkEvent::Thinking(text) => {
+                    self.thinking.push_str(&text);
+                    if !self.is_silent {
+                        self.output.aside(&text);
+                    }
+                }
+                ThinkEvent::Answer(text) => {
+                    let is_first = self.answer.is_empty() && !self.thinking.is_empty();
+                    self.answer.push_str(&text);
+                    if !self.is_silent {
+                        if is_first {
+                            self.output.say("");
+                        }
+                        self.output.data(text)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
