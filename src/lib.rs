@@ -9,7 +9,8 @@
 //!    log-probability. [`ThinkSplitter`] tells thinking from answer while they stream.
 //! 5. [`reward`] says how right an answer is, [`advantage`] how much better than its group, [`loss`] what that means for
 //!    the log-probability of every token.
-//! 6. [`lora`] holds what is learned, as the adapter that a session applies from then on.
+//! 6. [`lora`] holds what is learned, as the adapter that a session applies from then on. [`Trainer::step`] is all of 4
+//!    to 6 once around, over the questions of a [`Dataset`].
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -33,13 +34,21 @@
 
 pub use owlet_adapters::{
     advantage::{self, Estimator},
-    data::{self, Dataset, Sample},
+    checkpoint::CheckpointStore,
+    data::{Dataset, Sample},
     entropy::EntropyBand,
+    evaluate::{Answer, Evaluation, Score},
+    file::{AdapterFile, Precision},
     length::LengthEnvelope,
     lora::{self, LoraConfig, LoraWeights, Target},
-    loss::{self, Objective},
+    loss::{self, KlPenalty, LossOptions, Objective},
+    metrics::{MetricsFile, StepMetrics},
+    optim::Schedule,
+    options::TrainerOptions,
     reward::{self, Reward, VerifiableReward},
+    statistics::Interval,
     task::{ProblemType, TaskType},
+    trainer::{StepEvent, Trainer},
 };
 pub use owlet_quant as quant;
 pub use owlet_runtime::{

@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 mod cli;
+mod report;
 
 fn main() -> ExitCode {
     match cli::parse() {

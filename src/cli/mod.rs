@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use failure::Result;
 use output::Output;
 
+mod adapt;
 mod draw;
 mod failure;
 mod interrupt;
@@ -15,6 +16,7 @@ mod output;
 mod quantize;
 mod run;
 mod tasks;
+mod training;
 
 /// An on-device model that sees, and that the device can teach.
 #[derive(Debug, Parser)]
@@ -40,6 +42,7 @@ struct GlobalArgs {
 enum Command {
     Quantize(quantize::QuantizeArgs),
     Run(run::RunArgs),
+    Adapt(adapt::AdaptArgs),
     Tasks(tasks::TasksArgs),
 }
 
@@ -67,6 +70,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Quantize(args) => quantize::run(&args, output),
         Command::Run(args) => run::run(&args, output),
+        Command::Adapt(args) => adapt::run(&args, output),
         Command::Tasks(args) => tasks::run(&args, output),
     };
     match done {

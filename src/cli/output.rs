@@ -62,7 +62,7 @@ impl Output {
 
     /// A bar over `n` units of work with rate and time left; nothing when stderr is not a terminal.
     pub(crate) fn progress(self, n: u64, unit: &'static str) -> ProgressBar {
-        let template = format!("{{bar:24}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left  {{wide_msg}}");
+        let template = format!("{{bar:24}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left  {{prefix}} {{wide_msg}}");
         self.bar(n, &template)
     }
 

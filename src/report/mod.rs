@@ -3,6 +3,7 @@
 //! [`DemoReport`] -> `svg` (curves, whiskers, pictures with boxes) -> `page` (the document).
 //! Boxes are `[x1, y1, x2, y2]` on the model's grid, 0..1000 in both directions of the picture.
 
+use owlet::Interval;
 use serde::Serialize;
 
 mod page;
@@ -27,23 +28,12 @@ pub(crate) struct DemoReport {
     pub(crate) examples: Vec<Example>,
 }
 
-/// A measured mean with its 95 % confidence interval.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Estimate {
-    pub(crate) mean: f64,
-    pub(crate) low: f64,
-    pub(crate) high: f64,
-}
-
-/// Greedy answers on the same held-out pictures, before and after.
+/// Mean accuracy reward (0..=1) of greedy answers on the same held-out pictures, before and after.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct TaskResult {
     pub(crate) task: String,
-    /// Pictures asked about.
-    pub(crate) n: usize,
-    /// Mean accuracy reward, 0..=1.
-    pub(crate) before: Estimate,
-    pub(crate) after: Estimate,
+    pub(crate) before: Interval,
+    pub(crate) after: Interval,
 }
 
 /// Means over the rollouts of one training step.

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
+use owlet::Interval;
+
 use super::{
-    DemoReport, Estimate, Example, Reply, StepPoint, TaskResult,
+    DemoReport, Example, Reply, StepPoint, TaskResult,
     svg::{Curve, DrawnBox, curve, picture, whiskers},
 };
 
@@ -62,7 +64,7 @@ fn results(page: &mut String, results: &[TaskResult]) {
             page,
             "<tr><th>{}<td class=\"n\">{}<td class=\"n\">{}<td class=\"n\">{}<td{direction}>{}<td>{}</tr>",
             escape(&result.task),
-            result.n,
+            result.before.n,
             share(result.before),
             share(result.after),
             signed(change),
@@ -76,8 +78,8 @@ fn results(page: &mut String, results: &[TaskResult]) {
 }
 
 /// `62.5 %` with its interval.
-fn share(estimate: Estimate) -> String {
-    let [mean, low, high] = [estimate.mean, estimate.low, estimate.high].map(|value| 100.0 * value);
+fn share(estimate: Interval) -> String {
+    let [mean, low, high] = [estimate.mean, estimate.low, estimate.high].map(|value| 100.0 * value.clamp(0.0, 1.0));
     format!("{mean:.1} % <small>{low:.0}–{high:.0}</small>")
 }
 
@@ -167,7 +169,7 @@ mod tests {
 
     fn hostile() -> DemoReport {
         let text = "<script>alert(\"1\")</script>&'".to_owned();
-        let estimate = Estimate { mean: 0.5, low: 0.4, high: 0.6 };
+        let estimate = Interval { mean: 0.5, low: 0.4, high: 0.6, n: 7 };
         let reply = |accuracy| Reply {
             thinking: text.clone(),
             answer: text.clone(),
@@ -178,7 +180,7 @@ mod tests {
             title: text.clone(),
             summary: text.clone(),
             configuration: vec![(text.clone(), text.clone())],
-            results: vec![TaskResult { task: text.clone(), n: 7, before: estimate, after: estimate }],
+            results: vec![TaskResult { task: text.clone(), before: estimate, after: estimate }],
             steps: vec![StepPoint { step: 1, reward: 0.5, accuracy: 0.5, entropy: 0.1, length: 9.0 }],
             examples: vec![Example {
                 task: text.clone(),
@@ -209,11 +211,11 @@ mod tests {
 
     #[test]
     fn a_change_is_coloured_only_when_the_intervals_part() {
-        let narrow = |mean: f64| Estimate { mean, low: mean - 0.1, high: mean + 0.1 };
+        let narrow = |mean: f64| Interval { mean, low: mean - 0.1, high: mean + 0.1, n: 9 };
         let cases = [(0.3, 0.6, Some("up")), (0.6, 0.3, Some("down")), (0.4, 0.5, None)];
         for (before, after, class) in cases {
             let mut page = String::new();
-            results(&mut page, &[TaskResult { task: "t".into(), n: 9, before: narrow(before), after: narrow(after) }]);
+            results(&mut page, &[TaskResult { task: "t".into(), before: narrow(before), after: narrow(after) }]);
             for candidate in ["up", "down"] {
                 let expected = class == Some(candidate);
                 assert_eq!(page.contains(&format!("\"n {candidate}\"")), expected, "{before} -> {after}");

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{Estimate, Picture, page::escape};
+use owlet::Interval;
+
+use super::{Picture, page::escape};
 
 /// Values over training steps, finite or left out.
 #[derive(Debug)]
@@ -82,7 +84,7 @@ pub(super) fn curve(curve: &Curve<'_>) -> String {
 }
 
 /// Two estimates of a share on one 0..1 track: points with whiskers, before above after.
-pub(super) fn whiskers(before: Estimate, after: Estimate) -> String {
+pub(super) fn whiskers(before: Interval, after: Interval) -> String {
     let x = |value: f64| 4.0 + value.clamp(0.0, 1.0) * 192.0;
     let mut svg = String::from("<svg class=\"track\" viewBox=\"0 0 200 26\" aria-hidden=\"true\">");
     for tenth in [0.0, 0.25, 0.5, 0.75, 1.0] {

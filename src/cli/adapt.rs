@@ -1,0 +1,297 @@
+//! `owlet adapt`: teaches a model by G2RPO; before and after, it is asked on held-out data.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use clap::Args;
+use owlet::{
+    EntropyBand, Estimator, Evaluation, Interval, KlPenalty, LengthEnvelope, LoraConfig, LossOptions, Objective,
+    Precision, Schedule, Score, StepMetrics, Target, TaskType, Trainer, TrainerOptions, VerifiableReward,
+    reward::Composition,
+};
+use serde::Serialize;
+
+use super::{
+    failure::Result,
+    interrupt,
+    model::ModelArgs,
+    output::{Output, ensure_writable},
+    training::{RunFolder, answers_before, ask, ensure_new, open_dataset, results_table, train},
+};
+
+/// Train a LoRA adapter over a quantized model by G2RPO, from answers that can be checked
+#[derive(Args, Debug)]
+pub(crate) struct AdaptArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Training data: JSONL or JSON with problem, images, answer, problem_type and task_type
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Held-out data, answered greedily before and after
+    #[arg(long, value_name = "FILE")]
+    eval: Option<PathBuf>,
+    /// The adapter to write, a GGUF that llama.cpp loads
+    #[arg(long, short, value_name = "GGUF")]
+    out: PathBuf,
+    /// Folder of checkpoints and metrics.jsonl [default: that of --out, ending in .checkpoints]
+    #[arg(long, value_name = "DIR")]
+    checkpoint_dir: Option<PathBuf>,
+    /// Steps from one checkpoint to the next
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    checkpoint_every: u64,
+    /// Go on from the last checkpoint, to the same result as without a break
+    #[arg(long)]
+    resume: bool,
+    #[command(flatten)]
+    steps: StepArgs,
+    #[command(flatten)]
+    lora: LoraArgs,
+    #[command(flatten)]
+    shaping: ShapingArgs,
+    /// Print the results as one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// The training loop.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Training")]
+struct StepArgs {
+    /// Updates of the adapter
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    steps: u64,
+    /// Questions a step
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    prompts_per_step: usize,
+    /// Answers to each question
+    #[arg(long, default_value_t = 8, value_name = "G")]
+    group_size: usize,
+    /// Rewards to advantages: g2rpo, g2rpo_group, grpo, dr_grpo or rloo
+    #[arg(long, default_value_t = Estimator::default(), value_name = "NAME")]
+    estimator: Estimator,
+    /// The clipped loss: clipped, gspo, cispo or sapo
+    #[arg(long, default_value_t = Objective::default(), value_name = "NAME")]
+    objective: Objective,
+    /// Learning rate of AdamW after its warm-up
+    #[arg(long, default_value_t = 1e-4, value_name = "RATE")]
+    lr: f64,
+    /// Steps over which the learning rate rises from 0
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    warmup_steps: u64,
+    /// Temperature of the sampled answers and of the loss
+    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    temperature: f32,
+    /// Longest answer, in tokens
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    max_tokens: usize,
+    /// Longest question, in tokens, pictures included
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    max_prompt_tokens: usize,
+    /// Answers sampled at a time: more is faster and takes more memory
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    sequences: usize,
+    /// Text behind every question [default: think first, then answer, in tags]
+    #[arg(long, value_name = "TEXT")]
+    suffix: Option<String>,
+    /// Weight of a KL penalty against the untrained model [default: none]
+    #[arg(long, value_name = "WEIGHT")]
+    kl: Option<f64>,
+    /// The same seed gives the same adapter
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+}
+
+/// The adapter's size.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Adapter")]
+struct LoraArgs {
+    /// Rank of the update of every layer
+    #[arg(long, default_value_t = LoraConfig::default().rank, value_name = "R")]
+    rank: usize,
+    /// Strength: the update counts alpha / rank
+    #[arg(long, default_value_t = LoraConfig::default().alpha, value_name = "A")]
+    alpha: f32,
+    /// Layers to adapt: any of q, k, v, o, gate, up, down [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "LAYERS")]
+    targets: Vec<Target>,
+}
+
+impl LoraArgs {
+    fn config(&self) -> LoraConfig {
+        let targets = if self.targets.is_empty() { Target::ALL.into() } else { self.targets.iter().copied().collect() };
+        LoraConfig { rank: self.rank, alpha: self.alpha, targets }
+    }
+}
+
+/// What shapes reward and loss beyond right and wrong.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Shaping")]
+struct ShapingArgs {
+    /// Reward answers of a task type for their length in tokens: 0 below A, 1 from B to C, 0 above D; may be repeated
+    #[arg(long = "length-envelope", value_name = "TASK_TYPE=A,B,C,D", value_parser = parse_envelope)]
+    envelopes: Vec<(TaskType, LengthEnvelope)>,
+    /// Share of the reward that length has where there is an envelope
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+    length_weight: f64,
+    /// Hold every task type's mean -logprob between two numbers of nats, such as 0.2,0.6
+    #[arg(long, value_name = "LOW,HIGH", value_parser = parse_band)]
+    entropy_band: Option<EntropyBand>,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    adapter: PathBuf,
+    n_steps: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_step: Option<StepMetrics>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_out: Option<HeldOut>,
+}
+
+/// Greedy answers on the same held-out questions.
+#[derive(Debug, Serialize)]
+struct HeldOut {
+    before: Scores,
+    after: Scores,
+    /// Mean change of the reward, by pairs.
+    reward_gain: Interval,
+}
+
+#[derive(Debug, Serialize)]
+struct Scores {
+    overall: Score,
+    by_task: BTreeMap<TaskType, Score>,
+}
+
+impl Scores {
+    fn of(evaluation: &Evaluation) -> Self {
+        Self { overall: evaluation.overall(), by_task: evaluation.by_task() }
+    }
+}
+
+pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
+    let cancel = interrupt::cancel_on_signal()?;
+    ensure_writable(&args.out)?;
+    let data = open_dataset(&args.data)?;
+    let held_out = args.eval.as_deref().map(open_dataset).transpose()?;
+    let model = args.model.load()?;
+    let mut trainer = Trainer::new(&model, data, Arc::new(VerifiableReward), args.trainer_options())?;
+    let directory = args.checkpoint_dir.clone().unwrap_or_else(|| args.out.with_extension("checkpoints"));
+    ensure_new(&directory, args.resume)?;
+
+    let before = match &held_out {
+        Some(held_out) => Some(answers_before(&mut trainer, held_out, &directory, &cancel, output)?),
+        None => None,
+    };
+    let folder = RunFolder::open(&directory, &mut trainer)?;
+    let steps = train(&mut trainer, folder, args.checkpoint_every, &cancel, output)?;
+    trainer.write_adapter(&args.out, Precision::F32)?;
+    let after = match &held_out {
+        Some(held_out) => Some(ask(&mut trainer, held_out, "after", &cancel, output)?),
+        None => None,
+    };
+    let both = before.zip(after);
+
+    if args.json {
+        let held_out = both.as_ref().map(|(before, after)| HeldOut {
+            before: Scores::of(before),
+            after: Scores::of(after),
+            reward_gain: after.reward_gain(before),
+        });
+        let (adapter, last_step) = (args.out.clone(), steps.last().cloned());
+        return output.json(&Report { adapter, n_steps: trainer.n_steps_done(), last_step, held_out });
+    }
+    if let Some((before, after)) = &both {
+        output.say(results_table(before, after).trim_end());
+    }
+    output.line(args.out.display())
+}
+
+impl AdaptArgs {
+    fn trainer_options(&self) -> TrainerOptions {
+        let StepArgs { steps, lr, warmup_steps, .. } = self.steps;
+        let defaults = TrainerOptions::default();
+        TrainerOptions {
+            seed: self.steps.seed,
+            n_steps: steps,
+            prompts_per_step: self.steps.prompts_per_step,
+            group_size: self.steps.group_size,
+            max_new_tokens: self.steps.max_tokens,
+            max_prompt_tokens: self.steps.max_prompt_tokens,
+            n_sequences: self.steps.sequences,
+            temperature: self.steps.temperature,
+            suffix: self.steps.suffix.clone().unwrap_or(defaults.suffix),
+            estimator: self.steps.estimator,
+            loss: LossOptions {
+                objective: self.steps.objective,
+                kl: self.steps.kl.map(|coefficient| KlPenalty { coefficient, ..KlPenalty::default() }),
+                ..defaults.loss
+            },
+            entropy_band: self.shaping.entropy_band,
+            reward: Composition {
+                length_weight: if self.shaping.envelopes.is_empty() { 0.0 } else { self.shaping.length_weight },
+                envelopes: self.shaping.envelopes.iter().copied().collect(),
+                ..defaults.reward
+            },
+            lora: self.lora.config(),
+            schedule: Schedule { learning_rate: lr, warmup_steps, ..defaults.schedule },
+            n_threads: self.model.threads,
+            ..defaults
+        }
+    }
+}
+
+fn parse_envelope(text: &str) -> Result<(TaskType, LengthEnvelope), String> {
+    let (task, lengths) = text.split_once('=').ok_or("needs TASK_TYPE=A,B,C,D")?;
+    let task = task.parse::<TaskType>().map_err(|error| error.to_string())?;
+    let [min_start, peak_start, peak_end, max_end] = numbers(lengths)?;
+    let envelope = LengthEnvelope { min_start, peak_start, peak_end, max_end };
+    envelope.validate().map_err(|error| error.to_string())?;
+    Ok((task, envelope))
+}
+
+fn parse_band(text: &str) -> Result<EntropyBand, String> {
+    let [low, high] = numbers(text)?;
+    let band = EntropyBand { low, high, ..EntropyBand::default() };
+    band.validate().map_err(|error| error.to_string())?;
+    Ok(band)
+}
+
+/// Exactly `N` numbers between commas.
+fn numbers<T: std::str::FromStr, const N: usize>(text: &str) -> Result<[T; N], String> {
+    let parsed =
+        text.split(',').map(|number| number.trim().parse().map_err(|_| format!("`{number}` is no number here")));
+    let parsed = parsed.collect::<Result<Vec<T>, String>>()?;
+    let found = parsed.len();
+    parsed.try_into().map_err(|_| format!("needs {N} numbers between commas, got {found}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn envelopes_are_a_task_type_and_four_ascending_lengths() {
+        let (task, envelope) = parse_envelope("ocr=4,8,64,128").expect("a good envelope");
+        assert_eq!((task, envelope.min_start, envelope.max_end), (TaskType::Ocr, 4, 128));
+        for (text, reason) in [
+            ("4,8,64,128", "TASK_TYPE="),
+            ("dance=4,8,64,128", "unknown task_type"),
+            ("ocr=4,8,64", "needs 4 numbers"),
+            ("ocr=4,8,64,many", "`many` is no number"),
+            ("ocr=64,8,4,128", "trapezoid"),
+        ] {
+            let error = parse_envelope(text).expect_err(text);
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn bands_are_two_ascending_numbers() {
+        let band = parse_band("0.1, 0.5").expect("a good band");
+        assert_eq!((band.low, band.high), (0.1, 0.5));
+        for text in ["0.5", "0.5,0.1", "-1,0.5", "a,b"] {
+            assert!(parse_band(text).is_err(), "{text}");
+        }
+    }
+}
