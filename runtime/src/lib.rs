@@ -41,7 +41,7 @@ pub use atomic::AtomicFile;
 pub use backend::{Device, DeviceKind, devices};
 pub use cancel::CancelToken;
 pub use error::{Error, ErrorKind, Result};
-pub use generate::{GenerateRequest, Generated, RngKey, StopReason, TokenEvent, generate};
+pub use generate::{GenerateRequest, Generated, RngKey, StopReason, TokenEvent, generate, generate_parallel};
 pub use image::{BoxMap, Image, ImageBudget, ImageLimits};
 pub use mapped::MappedFile;
 pub use model::{Model, ModelInfo, ModelOptions, TokenId};

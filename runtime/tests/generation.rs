@@ -8,7 +8,7 @@ use std::{ops::ControlFlow, sync::Arc, thread, time::Duration};
 use common::tiny;
 use owlet_runtime::{
     Adapter, CancelToken, EncodedPrompt, ErrorKind, GenerateRequest, Generated, Image, Model, Prompt, Result, RngKey,
-    SamplerOptions, Session, StopReason, TokenEvent, generate,
+    SamplerOptions, Session, StopReason, TokenEvent, generate, generate_parallel,
 };
 
 /// Kernels round differently for other batch sizes and orders of summation; logits range over about +-5.
@@ -287,6 +287,30 @@ fn one_model_serves_sessions_on_several_threads() {
             });
         }
     });
+}
+
+#[test]
+fn sessions_side_by_side_give_what_one_gives() {
+    let (model, _directory) = tiny::load();
+    let prompts = prompts(&model);
+    let requests = requests(&prompts, 3, 1);
+    let expected = run(&mut tiny::session(&model, 4, 256), &requests, 10).expect("runs");
+    let mut sessions = [tiny::session(&model, 4, 256), tiny::session(&model, 4, 256), tiny::session(&model, 4, 256)];
+    let seen = std::sync::Mutex::new(vec![0; prompts.len()]);
+    let count = |event: TokenEvent| {
+        seen.lock().expect("no panic")[event.request] += 1;
+        ControlFlow::Continue(())
+    };
+    let sampler = SamplerOptions::default();
+    let mut parallel = || generate_parallel(&mut sessions, &requests, &sampler, 10, &CancelToken::new(), &count);
+    let answers = parallel().expect("runs");
+    assert_eq!(parallel().expect("runs"), answers, "the same bits again");
+    let tokens = |answers: &[Vec<Generated>]| answers.iter().flatten().map(|a| a.tokens.clone()).collect::<Vec<_>>();
+    assert_eq!(tokens(&answers), tokens(&expected));
+    let n_tokens = answers.iter().map(|answers| 2 * answers.iter().map(|a| a.tokens.len()).sum::<usize>());
+    assert!(n_tokens.eq(seen.lock().expect("no panic").iter().copied()));
+    let error = generate_parallel(&mut [], &requests, &sampler, 10, &CancelToken::new(), &count);
+    assert_eq!(error.expect_err("no session").kind(), ErrorKind::InvalidInput);
 }
 
 #[test]

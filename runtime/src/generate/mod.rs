@@ -9,8 +9,11 @@
 //! a call: the same session options, requests and threads give the same bits; another number of lanes gives answers that
 //! are equal until a near tie falls the other way.
 
+mod parallel;
+
 use std::{ops::ControlFlow, time::Instant};
 
+pub use self::parallel::generate_parallel;
 use crate::{
     Error, ErrorKind, Result,
     cancel::CancelToken,
@@ -112,7 +115,7 @@ pub fn generate(
     session.set_cancel(cancel.clone());
     session.clear_all();
     let mut run = Run::new(session, requests, sampler, max_new_tokens, on_token);
-    let result = run.to_the_end(cancel);
+    let result = run.run_all(cancel);
     let answers = std::mem::take(&mut run.answers);
     session.clear_all();
     // A token that is cancelled later must not stop the session's next call.
@@ -187,7 +190,7 @@ impl<'a> Run<'a> {
         run
     }
 
-    fn to_the_end(&mut self, cancel: &CancelToken) -> Result<()> {
+    fn run_all(&mut self, cancel: &CancelToken) -> Result<()> {
         let mut tokens = Vec::with_capacity(self.lanes.len());
         loop {
             cancel.check()?;
