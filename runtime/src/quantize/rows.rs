@@ -87,12 +87,11 @@ pub fn dequantize_rows(dtype: GgmlType, bytes: &[u8]) -> Result<Vec<f32>> {
 /// Whether ggml packs rows of this type without an importance matrix.
 fn can_pack(dtype: GgmlType) -> bool {
     use GgmlType as T;
-    match dtype {
-        T::F32 | T::F16 | T::BF16 | T::Q4_0 | T::Q4_1 | T::Q5_0 | T::Q5_1 | T::Q8_0 => true,
-        T::Q2K | T::Q3K | T::Q4K | T::Q5K | T::Q6K | T::Tq1_0 | T::Tq2_0 => true,
-        T::Iq4Nl | T::Iq4Xs | T::Iq3S | T::Iq3Xxs | T::Mxfp4 => true,
-        _ => false,
-    }
+    let plain = matches!(dtype, T::F32 | T::F16 | T::BF16);
+    let blocks_of_32 = matches!(dtype, T::Q4_0 | T::Q4_1 | T::Q5_0 | T::Q5_1 | T::Q8_0 | T::Iq4Nl | T::Mxfp4);
+    let blocks_of_256 = matches!(dtype, T::Q2K | T::Q3K | T::Q4K | T::Q5K | T::Q6K | T::Tq1_0 | T::Tq2_0);
+    let codebooks = matches!(dtype, T::Iq4Xs | T::Iq3S | T::Iq3Xxs);
+    plain || blocks_of_32 || blocks_of_256 || codebooks
 }
 
 #[cfg(test)]
