@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 
 use common::tiny::{self, Draft, N_EMBD};
-use owlet_runtime::{Adapter, ErrorKind, Model, ModelOptions, Result, gguf::GgmlType, rng::Rng};
+use owlet_runtime::{Adapter, ErrorKind, Image, Model, ModelOptions, Prompt, Result, gguf::GgmlType, rng::Rng};
 
 /// One way to break a file, and what must be said about it.
 struct Case {
@@ -376,21 +376,38 @@ fn missing_and_damaged_files_are_refused() {
     assert!(load(&path).expect_err("text").to_string().contains("GGUF"));
 }
 
+/// `bytes` with one to four bytes changed, every other time near the start, where the numbers that matter are.
+fn corrupted(bytes: &[u8], round: u64) -> Vec<u8> {
+    let mut rng = Rng::keyed(&[77, round]);
+    let mut corrupt = bytes.to_vec();
+    for _ in 0..=rng.below(4) {
+        let at = rng.below(if round.is_multiple_of(2) { 1500 } else { bytes.len() });
+        corrupt[at] = rng.next_u64() as u8;
+    }
+    corrupt
+}
+
 #[test]
-fn a_hundred_corrupted_headers_end_in_errors_or_models_but_never_in_an_abort() {
-    let directory = tempfile::tempdir().expect("creates");
-    let path = directory.path().join("corrupt.gguf");
-    let bytes = tiny::model().bytes();
-    let n_header = bytes.len() - 1000;
+fn hundreds_of_corrupted_files_end_in_errors_or_models_but_never_in_an_abort() {
+    let (model, directory) = tiny::load();
+    let path = directory.path().join("tiny.gguf");
+    let mmproj = directory.path().join("mmproj-tiny.gguf");
+    let good = [tiny::model().bytes(), tiny::mmproj().bytes(), tiny::adapter().bytes()];
+    let picture = Image::from_rgb(64, 64, vec![9; 64 * 64 * 3]).expect("right size");
+    let prompt = Prompt::user("What?", vec![picture]).expect("no marks");
     for round in 0..100 {
-        let mut rng = Rng::keyed(&[77, round]);
-        let mut corrupt = bytes.clone();
-        for _ in 0..=rng.below(4) {
-            // Most of the header is vocabulary; the first kilobytes hold the numbers that matter.
-            let at = if round % 2 == 0 { rng.below(1500) } else { rng.below(n_header) };
-            corrupt[at] = rng.next_u64() as u8;
+        let [model_bytes, mmproj_bytes, adapter_bytes] = good.each_ref().map(|bytes| corrupted(bytes, round));
+        std::fs::write(&path, &model_bytes).expect("writes");
+        std::fs::write(&mmproj, &good[1]).expect("writes");
+        if let Ok(model) = load(&path) {
+            let mut session = tiny::session(&model, 1, 64);
+            let _ = session.prefill(0, &tiny::prompt(&model, "Hello"));
         }
-        std::fs::write(&path, &corrupt).expect("writes");
-        let _ = load(&path);
+        std::fs::write(&path, &good[0]).expect("writes");
+        std::fs::write(&mmproj, &mmproj_bytes).expect("writes");
+        if let Ok(model) = load(&path) {
+            let _ = model.encode(&prompt);
+        }
+        let _ = Adapter::from_bytes(&model, &adapter_bytes);
     }
 }

@@ -332,6 +332,17 @@ fn text_from_outside_cannot_become_control_tokens() {
 }
 
 #[test]
+fn a_model_whose_every_layer_takes_a_deepstack_share_works() {
+    let directory = tempfile::tempdir().expect("creates");
+    let mut draft = tiny::model();
+    draft.set("qwen3vl.n_deepstack_layers", tiny::N_LAYER as u32);
+    let model = Model::load(draft.write(&directory.path().join("tiny.gguf")), &Default::default()).expect("loads");
+    let prompts = [tiny::prompt(&model, "Hello"), tiny::prompt(&model, "Another one")];
+    let answers = run(&mut tiny::session(&model, 3, 64), &requests(&prompts, 4, 1), 6).expect("runs");
+    assert!(answers.iter().all(|answers| answers.len() == 4));
+}
+
+#[test]
 fn pictures_for_a_model_without_projector_are_refused() {
     let directory = tempfile::tempdir().expect("creates");
     let path = tiny::model().write(&directory.path().join("tiny.gguf"));

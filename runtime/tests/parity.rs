@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use common::golden::{self, Case};
 use owlet_runtime::{
-    EncodedPrompt, FlashAttention, KvType, Model, ModelOptions, Segment, Session, SessionOptions, TokenId,
+    EncodedPrompt, FlashAttention, Image, KvType, Message, Model, ModelOptions, Prompt, Segment, Session,
+    SessionOptions, TokenId,
 };
 
 /// A converted reference model and what its numbers may differ by.
@@ -180,6 +181,36 @@ fn texts_have_the_tokens_of_hugging_face() {
             let ids = model.tokenize(text, true).expect("tokenizes");
             let got: Vec<_> = ids.iter().map(|&id| Some(i64::from(id))).collect();
             assert_eq!(got, expected, "{text:?}");
+        }
+    }
+}
+
+#[test]
+fn conversations_are_rendered_like_those_of_hugging_face() {
+    let Some(folder) = golden::shared("tokenizer") else { return };
+    for reference in references() {
+        let name = reference.folder.file_name().expect("a folder").to_string_lossy().into_owned();
+        let pad = reference.model.tokenize("<|image_pad|>", true).expect("tokenizes")[0];
+        for case in golden::json(&folder.join("chat_templates.json")).as_array().expect("a list") {
+            // Cases with further keys pass variables that only some templates know.
+            let is_plain = case.as_object().expect("an object").len() == 5;
+            if case["model"] != name.as_str() || case["add_generation_prompt"] == false || !is_plain {
+                continue;
+            }
+            let picture = || Image::from_rgb(64, 64, vec![0; 64 * 64 * 3]).expect("right size");
+            let messages = case["messages"].as_array().expect("a list").iter().map(|message| Message {
+                role: golden::role(message["role"].as_str().expect("a role")),
+                parts: golden::parts(&message["content"], &mut std::iter::repeat_with(picture)),
+            });
+            let prompt = Prompt { messages: messages.collect() };
+            let encoded = reference.model.encode(&prompt).expect("encodes");
+            let tokens = encoded.segments.iter().flat_map(|segment| match segment {
+                Segment::Tokens(tokens) => tokens.clone(),
+                Segment::Image(_) => vec![pad],
+            });
+            let rendered = case["rendered"].as_str().expect("a string");
+            let expected = reference.model.tokenize(rendered, true).expect("tokenizes");
+            assert_eq!(tokens.collect::<Vec<_>>(), expected, "{case}");
         }
     }
 }

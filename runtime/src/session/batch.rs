@@ -7,8 +7,9 @@ use llama_cpp_sys_2 as sys;
 use crate::model::TokenId;
 
 /// A batch under construction. Every token belongs to one sequence.
-#[derive(Default)]
 pub(super) struct Batch {
+    /// Ask for the logits of every token, whatever the caller wants.
+    all_logits: bool,
     tokens: Vec<TokenId>,
     positions: Vec<i32>,
     sequences: Vec<i32>,
@@ -21,6 +22,18 @@ pub(super) struct Batch {
 unsafe impl Send for Batch {}
 
 impl Batch {
+    pub(super) fn new(all_logits: bool) -> Self {
+        Self {
+            all_logits,
+            tokens: Vec::new(),
+            positions: Vec::new(),
+            sequences: Vec::new(),
+            n_sequences: Vec::new(),
+            sequence_pointers: Vec::new(),
+            wants_logits: Vec::new(),
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         self.tokens.clear();
         self.positions.clear();
@@ -33,7 +46,7 @@ impl Batch {
         self.tokens.push(token);
         self.positions.push(position);
         self.sequences.push(sequence as i32);
-        self.wants_logits.push(wants_logits.into());
+        self.wants_logits.push((wants_logits || self.all_logits).into());
     }
 
     /// Replaces the content by `n_tokens` image tokens at `positions`; the last one may want logits.
@@ -44,9 +57,9 @@ impl Batch {
             self.positions.extend(positions.iter().map(|position| position[axis]));
         }
         self.sequences.resize(positions.len(), sequence as i32);
-        self.wants_logits.resize(positions.len(), 0);
+        self.wants_logits.resize(positions.len(), self.all_logits.into());
         if let Some(last) = self.wants_logits.last_mut() {
-            *last = wants_logits.into();
+            *last = (wants_logits || self.all_logits).into();
         }
     }
 

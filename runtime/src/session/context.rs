@@ -4,7 +4,7 @@ use std::{ptr::NonNull, slice};
 
 use llama_cpp_sys_2 as sys;
 
-use super::{FlashAttention, KvType, SessionOptions};
+use super::{FlashAttention, KvType, SessionOptions, wants_all_logits};
 use crate::{
     Error, ErrorKind, Result, backend,
     cancel::{CancelToken, abort_requested},
@@ -38,7 +38,7 @@ impl Context {
     pub(super) fn new(model: &Model, options: &SessionOptions) -> Result<Self> {
         let n_threads = if options.n_threads == 0 { backend::default_threads() } else { options.n_threads };
         let cancel = CancelToken::new();
-        let params = context_params(options, n_threads, &cancel);
+        let params = context_params(options, n_threads, wants_all_logits(model), &cancel);
         let raw = backend::explain("cannot make a session", || {
             // SAFETY: the model is alive and outlives the context (the session owns both); the callback data is kept by
             // `cancel`.
@@ -144,7 +144,12 @@ fn pool_params(n_threads: usize) -> sys::ggml_threadpool_params {
     unsafe { sys::ggml_threadpool_params_default(n_threads as i32) }
 }
 
-fn context_params(options: &SessionOptions, n_threads: usize, cancel: &CancelToken) -> sys::llama_context_params {
+fn context_params(
+    options: &SessionOptions,
+    n_threads: usize,
+    all_logits: bool,
+    cancel: &CancelToken,
+) -> sys::llama_context_params {
     // SAFETY: plain data.
     let mut params = unsafe { sys::llama_context_default_params() };
     let n_ctx_seq = (options.n_ctx as u32).next_multiple_of(CELL_BLOCK);
@@ -155,7 +160,7 @@ fn context_params(options: &SessionOptions, n_threads: usize, cancel: &CancelTok
     params.n_batch = (options.n_ubatch as u32).max(params.n_seq_max);
     params.n_ubatch = params.n_batch;
     // Logits are asked for at most once per sequence; a buffer for a whole batch would be megabytes at 150k tokens.
-    params.n_outputs_max = params.n_seq_max;
+    params.n_outputs_max = if all_logits { params.n_batch } else { params.n_seq_max };
     params.n_threads = n_threads as i32;
     params.n_threads_batch = n_threads as i32;
     params.type_k = options.kv_type.ggml();

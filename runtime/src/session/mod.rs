@@ -61,7 +61,9 @@ pub struct SessionOptions {
     pub kv_type: KvType,
     /// Fused attention; default Auto.
     pub flash_attention: FlashAttention,
-    /// Threads; default 0: one per core. The same number gives the same bits.
+    /// Threads; default 0: one per core. They spin until the last one is done after every operation, so with more
+    /// threads than idle cores the work crawls; for many answers of a small model, several sessions of one thread each
+    /// ([`crate::generate_parallel`]) are faster than one of several. The same number gives the same bits.
     pub n_threads: usize,
 }
 
@@ -115,7 +117,7 @@ impl Session {
             model: model.clone(),
             options: *options,
             sequences: vec![Sequence::default(); options.n_seq],
-            batch: Batch::default(),
+            batch: Batch::new(wants_all_logits(model)),
             timings: Timings::default(),
         })
     }
@@ -144,7 +146,8 @@ impl Session {
         &mut self.timings
     }
 
-    /// Makes `cancel` stop the calls that follow; they return `Cancelled`. Works within a call on CPU.
+    /// Makes `cancel` stop the calls that follow; they return `Cancelled`. Works within a call on CPU. A run of
+    /// [`crate::generate()`] puts its own token in place and a fresh one afterwards.
     pub fn set_cancel(&mut self, cancel: CancelToken) {
         self.context.set_cancel(cancel);
     }
@@ -450,6 +453,12 @@ impl Session {
             }
         }
     }
+}
+
+/// llama.cpp keeps only the rows that want logits in the last layer, but adds deepstack shares for all tokens: a model
+/// whose every layer takes a share (no published one) works only when all tokens want logits.
+fn wants_all_logits(model: &Model) -> bool {
+    model.hyper().n_deepstack == model.hyper().n_layer
 }
 
 /// A place in a sequence.
