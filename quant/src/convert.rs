@@ -68,11 +68,11 @@ pub fn convert(
     let written_tower = match tower {
         Some((path, plan)) => {
             let report = FileReport::new(path.to_owned(), options.mmproj_dtype, plan.changes());
-            Some((report, plan.write(path, &mut meter).map_err(|error| error.at(directory.display()))?))
+            Some((report, plan.write(path, &mut meter)?))
         }
         None => None,
     };
-    let written_model = model.write(output, &mut meter).map_err(|error| error.at(directory.display()))?;
+    let written_model = model.write(output, &mut meter)?;
     let mmproj = match written_tower {
         Some((report, file)) => {
             file.commit()?;

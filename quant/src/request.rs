@@ -143,11 +143,11 @@ fn from_directory(request: &QuantizeRequest, progress: &mut dyn FnMut(Progress))
     let tower = match tower {
         Some((path, plan)) => {
             let report = FileReport::new(path.clone(), request.mmproj_dtype, plan.changes());
-            Some((report, plan.write(path, &mut convert_meter).map_err(|error| error.at(request.input.display()))?))
+            Some((report, plan.write(path, &mut convert_meter)?))
         }
         None => None,
     };
-    let written = model.write(&whole, &mut convert_meter).map_err(|error| error.at(request.input.display()))?;
+    let written = model.write(&whole, &mut convert_meter)?;
     drop(convert_meter);
     written.commit()?;
     let changes = quantize_file(&whole, &request.output, &request.options(), &mut |done_bytes, total_bytes| {

@@ -76,8 +76,8 @@ impl<'a> FilePlan<'a> {
         for (tensor, source, dtype) in &self.tensors {
             stream.begin(&tensor.name)?;
             let data = self.checkpoint.data(source);
-            write_rows(&mut stream, tensor, data, source.dtype, *dtype, progress)
-                .map_err(|error| error.at(&tensor.source))?;
+            let mut sink = |bytes: &[u8]| stream.write(bytes).map_err(|error| error.at(path.display()));
+            write_rows(&mut sink, tensor, data, source.dtype, *dtype, progress)?;
         }
         Ok(stream)
     }
@@ -94,7 +94,7 @@ impl<'a> FilePlan<'a> {
 }
 
 fn write_rows(
-    stream: &mut Unnamed,
+    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
     tensor: &PlannedTensor,
     data: &[u8],
     from: SourceType,
@@ -123,8 +123,8 @@ fn write_rows(
             }
         };
         let values = dequantize_rows(from.ggml(), bytes)?;
-        check_range(&values, to)?;
-        stream.write(&quantize_rows(to, block_row, &values)?)?;
+        check_range(&values, to).map_err(|error| error.at(&tensor.source))?;
+        sink(&quantize_rows(to, block_row, &values)?)?;
         progress(bytes.len() as u64);
     }
     Ok(())

@@ -15,6 +15,9 @@ use crate::{
 /// threads busy and a phone alive.
 const BUFFER_BYTES: usize = 256 << 20;
 
+/// How the exception of a C++ output stream reads in the log; a full disk is the usual cause.
+const WRITE_FAILED: &str = "iostream error";
+
 /// What to make of a file.
 #[derive(Clone, Debug)]
 pub struct QuantizeOptions {
@@ -125,7 +128,8 @@ pub fn quantize_file(
             progress(done, total);
             done += plan.iter().find(|change| change.name == name).map_or(0, |change| change.from_bytes);
         }
-    })?;
+    })
+    .map_err(|error| if error.kind() == ErrorKind::Io { error.at(output.display()) } else { error })?;
     // The quantizer's stream reports a full disk late or never; a file that validates is whole.
     let written = GgufFile::open(file.temporary_path())?;
     for change in &plan {
@@ -188,7 +192,11 @@ fn run(
         for text in pieces {
             on_piece(Piece::parse(&text));
         }
-        worker.join().expect("the worker calls C code and does not panic").map_err(|error| error.at(input.display()))
+        let done = worker.join().expect("the worker calls C code and does not panic");
+        done.map_err(|error| match error.to_string().contains(WRITE_FAILED) {
+            true => Error::new(ErrorKind::Io, "cannot write file").source(error),
+            false => error.at(input.display()),
+        })
     })
 }
 
