@@ -157,7 +157,8 @@ fn context_params(
     params.n_seq_max = options.n_seq as u32;
     // Each sequence has cells of its own: in a shared cache every token would look at the cells of all sequences.
     params.kv_unified = false;
-    params.n_batch = (options.n_ubatch as u32).max(params.n_seq_max);
+    // llama.cpp plans its buffers for batches that all sequences share evenly.
+    params.n_batch = (options.n_ubatch as u32).next_multiple_of(params.n_seq_max);
     params.n_ubatch = params.n_batch;
     // Logits are asked for at most once per sequence; a buffer for a whole batch would be megabytes at 150k tokens.
     params.n_outputs_max = if all_logits { params.n_batch } else { params.n_seq_max };
