@@ -52,9 +52,9 @@ pub use owlet_adapters::{
 };
 pub use owlet_quant as quant;
 pub use owlet_runtime::{
-    Adapter, AtomicFile, BoxMap, CancelToken, EncodedPrompt, Error, ErrorKind, GenerateRequest, Generated, Image,
-    ImageBudget, Message, Model, ModelInfo, ModelOptions, Part, Prompt, Result, RngKey, Role, SamplerOptions, Session,
-    SessionOptions, StopReason, TextDecoder, ThinkEvent, ThinkSplitter, Timings, TokenId, generate, gguf,
+    Adapter, AtomicFile, BoxMap, CancelToken, EncodedPrompt, Error, ErrorKind, GenerateRequest, Generated, IMAGE_MARK,
+    Image, ImageBudget, Message, Model, ModelInfo, ModelOptions, Part, Prompt, Result, RngKey, Role, SamplerOptions,
+    Session, SessionOptions, StopReason, TextDecoder, ThinkEvent, ThinkSplitter, Timings, TokenId, generate, gguf,
     peak_memory_bytes,
     quantize::{QuantType, TensorChange},
 };

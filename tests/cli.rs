@@ -3,8 +3,15 @@
 use std::{
     fs,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    time::Duration,
 };
+
+use tempfile::TempDir;
+
+#[expect(dead_code, missing_docs, unreachable_pub, reason = "the runtime's own tests use the rest")]
+#[path = "../runtime/tests/common/tiny.rs"]
+mod tiny;
 
 /// What must hold after a command was refused.
 struct Refusal<'a> {
@@ -115,4 +122,274 @@ fn tasks_prints_the_path_and_draws_the_same_bytes_again() {
     for file in ["data.jsonl", "images/000000.png", "images/000005.png"] {
         assert_eq!(read("first", file), read("second", file), "{file}");
     }
+}
+
+/// A picture of 10,000 x 10,001 pixels, as far as its header says.
+const HUGE_PNG: &[u8] = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00'\x10\x00\x00'\x11\x08\x02\x00\x00\x00\xfep&\xd5\
+\x00\x00\x00\x08IDATx\x9c\x03\x00\x00\x00\x00\x01H\x06\x89\xd2\x00\x00\x00\x00IEND\xaeB`\x82";
+
+/// A folder with a tiny model, its projector and an adapter, a picture, and files that are wrong in one way each.
+fn workshop() -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).expect("a writable folder");
+    let (model, mmproj, adapter) = (tiny::model().bytes(), tiny::mmproj().bytes(), tiny::adapter().bytes());
+    write("model.gguf", &model);
+    write("mmproj.gguf", &mmproj);
+    write("adapter.gguf", &adapter);
+    write("other-adapter.gguf", &other_adapter());
+    write("header-cut.gguf", &model[..100]);
+    write("data-cut.gguf", &model[..model.len() - 1000]);
+    write("text.gguf", b"once upon a time there was a GGUF");
+    write("empty.gguf", b"");
+    write("text.png", b"once upon a time there was a picture");
+    write("huge.png", HUGE_PNG);
+    let picture = image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8 * 4, y as u8 * 4, 90]));
+    picture.save(folder.path().join("picture.png")).expect("a writable folder");
+    let row = r#"{"problem": "<image>How many?", "images": ["picture.png"], "answer": "3", "problem_type": "numerical", "task_type": "math_reasoning"}"#;
+    write("data.jsonl", format!("{row}\n{row}\n").as_bytes());
+    write("malformed.jsonl", format!("{row}\n{{\"problem\": \n").as_bytes());
+    write("dance.jsonl", format!("{row}\n\n{}\n", row.replace("math_reasoning", "dance")).as_bytes());
+    write("no-picture.jsonl", row.replace("picture.png", "gone.png").as_bytes());
+    write("long.jsonl", row.replace("How many?", &"why ".repeat(2000)).as_bytes());
+    folder
+}
+
+/// An adapter for a model whose layers are twice as wide.
+fn other_adapter() -> Vec<u8> {
+    let mut draft = tiny::adapter();
+    draft.tensor("blk.0.attn_q.weight.lora_a", &[2 * tiny::N_EMBD, 2]);
+    draft.bytes()
+}
+
+#[test]
+fn run_streams_the_answer_and_json_has_the_timings() {
+    let folder = workshop();
+    let arguments = ["run", "-m", "model.gguf", "--image", "picture.png", "--max-tokens", "8", "What is this?"];
+    let output = owlet(folder.path(), &arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stdout.ends_with(b"\n"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("peak memory"));
+
+    let output = owlet(folder.path(), &[&arguments[..], &["--adapter", "adapter.gguf=0.5", "--json", "-q"]].concat());
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("stdout is JSON");
+    for timing in ["load_ms", "image_encode_ms", "prefill_ms", "decode_tokens_per_s", "peak_memory_bytes"] {
+        assert!(report["timings"][timing].as_f64().is_some_and(|value| value > 0.0), "{timing}: {report}");
+    }
+    assert!(report["answer"].is_string() && report["stop"].is_string(), "{report}");
+}
+
+#[test]
+fn run_refuses_bad_files_and_arguments() {
+    let folder = workshop();
+    let model = |path: &'static str, told: &'static [&'static str]| (vec!["run", "-m", path, "Hello?"], told);
+    let with = |arguments: &[&'static str], told: &'static [&'static str]| {
+        ([&["run", "-m", "model.gguf"], arguments, &["Hello?"]].concat(), told)
+    };
+    let cases = [
+        model("gone.gguf", &["gone.gguf"]),
+        model("header-cut.gguf", &["header-cut.gguf", "hint: "]),
+        model("data-cut.gguf", &["data-cut.gguf", "hint: "]),
+        model("text.gguf", &["text.gguf"]),
+        model("empty.gguf", &["empty.gguf"]),
+        model("mmproj.gguf", &["mmproj.gguf", "projector"]),
+        model("adapter.gguf", &["adapter.gguf", "adapter"]),
+        with(&["--mmproj", "model.gguf"], &["model.gguf"]),
+        with(&["--mmproj", "gone.gguf"], &["gone.gguf"]),
+        with(&["--adapter", "gone.gguf"], &["gone.gguf"]),
+        with(&["--adapter", "model.gguf"], &["model.gguf"]),
+        with(&["--adapter", "other-adapter.gguf"], &["blk.0.attn_q.weight", "got", "needed", "hint: "]),
+        with(&["--image", "gone.png"], &["gone.png"]),
+        with(&["--image", "text.png"], &["text.png"]),
+        with(&["--image", "huge.png"], &["huge.png", "got", "needed"]),
+        with(&["--temperature=-1"], &["temperature"]),
+        with(&["--top-p", "2"], &["top_p"]),
+        with(&["--max-tokens", "0"], &["max_new_tokens"]),
+        with(&["--context", "8"], &["context of 8"]),
+        with(&["--draw", "drawn.png"], &["--image"]),
+        with(&["--image", "picture.png", "--draw", "gone/drawn.png"], &["gone/drawn.png", "hint: "]),
+    ];
+    let cases: Vec<Refusal<'_>> =
+        cases.iter().map(|(arguments, told)| Refusal { arguments, exit_code: 1, told }).collect();
+    assert_refused(folder.path(), &cases);
+}
+
+#[test]
+fn quantize_makes_the_file_smaller_and_prints_its_path() {
+    let folder = workshop();
+    let output = owlet(folder.path(), &["quantize", "model.gguf", "--type", "q8_0", "-o", "small.gguf"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.stdout, b"small.gguf\n");
+    let size = |name: &str| fs::metadata(folder.path().join(name)).expect("it is there").len();
+    assert!(size("small.gguf") < size("model.gguf"));
+}
+
+#[test]
+fn quantize_refuses_bad_files_and_arguments() {
+    let folder = workshop();
+    let with = |arguments: &[&'static str], told: &'static [&'static str]| ([&["quantize"], arguments].concat(), told);
+    let cases = [
+        with(&["gone.gguf", "-t", "Q8_0"], &["gone.gguf", "hint: "]),
+        with(&["header-cut.gguf", "-t", "Q8_0"], &["header-cut.gguf"]),
+        with(&["data-cut.gguf", "-t", "Q8_0"], &["data-cut.gguf"]),
+        with(&["text.gguf", "-t", "Q8_0"], &["text.gguf"]),
+        with(&[".", "-t", "Q8_0"], &["config.json"]),
+        with(&["model.gguf", "-t", "Q9_9"], &["Q9_9", "Q4_K_M"]),
+        with(&["model.gguf", "-t", "Q8_0", "-o", "model.gguf"], &["model.gguf"]),
+        with(&["model.gguf", "-t", "Q8_0", "-o", "gone/small.gguf"], &["gone/small.gguf"]),
+        with(&["model.gguf", "-t", "Q8_0", "-o", "."], &["directory"]),
+    ];
+    let cases: Vec<Refusal<'_>> =
+        cases.iter().map(|(arguments, told)| Refusal { arguments, exit_code: 1, told }).collect();
+    assert_refused(folder.path(), &cases);
+}
+
+#[test]
+fn adapt_refuses_bad_data_and_arguments_before_it_trains() {
+    let folder = workshop();
+    let with = |arguments: &[&'static str], told: &'static [&'static str]| {
+        ([&["adapt", "-m", "model.gguf", "-o", "a.gguf"], arguments].concat(), told)
+    };
+    let cases = [
+        with(&["--data", "gone.jsonl"], &["gone.jsonl"]),
+        with(&["--data", "malformed.jsonl"], &["malformed.jsonl:2", "hint: "]),
+        with(&["--data", "dance.jsonl"], &["dance.jsonl:3", "dance", "math_reasoning"]),
+        with(&["--data", "no-picture.jsonl"], &["no-picture.jsonl:1", "gone.png"]),
+        with(&["--data", "data.jsonl", "--eval", "malformed.jsonl"], &["malformed.jsonl:2"]),
+        with(&["--data", "data.jsonl", "--estimator", "luck"], &["luck", "dr_grpo"]),
+        with(&["--data", "data.jsonl", "--length-envelope", "ocr=4,2,1,0"], &["trapezoid"]),
+        with(&["--data", "data.jsonl", "--group-size", "1"], &["group_size", "2..=256"]),
+        with(&["--data", "data.jsonl", "--rank", "0"], &["rank"]),
+        with(&["--data", "data.jsonl", "--targets", "q,x"], &["x"]),
+    ];
+    let mut cases: Vec<Refusal<'_>> =
+        cases.iter().map(|(arguments, told)| Refusal { arguments, exit_code: 1, told }).collect();
+    let elsewhere = ["adapt", "-m", "model.gguf", "--data", "data.jsonl", "-o", "gone/a.gguf"];
+    cases.push(Refusal { arguments: &elsewhere, exit_code: 1, told: &["gone/a.gguf", "hint: "] });
+    assert_refused(folder.path(), &cases);
+}
+
+#[test]
+fn adapt_resumes_to_the_same_adapter_and_refuses_to_mix_runs() {
+    let folder = workshop();
+    let adapt = |out: &str, more: &[&str]| {
+        let arguments = [
+            "adapt",
+            "-m",
+            "model.gguf",
+            "--data",
+            "data.jsonl",
+            "--eval",
+            "data.jsonl",
+            "--steps",
+            "4",
+            "--rank",
+            "2",
+            "--prompts-per-step",
+            "1",
+            "--group-size",
+            "2",
+            "--max-tokens",
+            "4",
+            "--checkpoint-every",
+            "1",
+            "--threads",
+            "1",
+            "-q",
+            "-o",
+            out,
+        ];
+        owlet(folder.path(), &[&arguments[..], more].concat())
+    };
+    let told = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let whole = adapt("whole.gguf", &[]);
+    assert_eq!((whole.status.code(), &whole.stdout[..]), (Some(0), &b"whole.gguf\n"[..]), "{}", told(&whole));
+
+    // What a run that was killed in its last step leaves behind.
+    assert_eq!(adapt("resumed.gguf", &[]).status.code(), Some(0));
+    let checkpoints = folder.path().join("resumed.checkpoints");
+    fs::remove_file(folder.path().join("resumed.gguf")).expect("it was written");
+    fs::remove_dir_all(checkpoints.join("step-00000004")).expect("the newest checkpoint");
+
+    let mixed = adapt("resumed.gguf", &[]);
+    assert_eq!(mixed.status.code(), Some(1));
+    assert!(told(&mixed).contains("--resume"), "{}", told(&mixed));
+    let other = adapt("resumed.gguf", &["--resume", "--seed", "5"]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(told(&other).contains("seed"), "{}", told(&other));
+
+    let resumed = adapt("resumed.gguf", &["--resume", "--json"]);
+    assert_eq!(resumed.status.code(), Some(0), "{}", told(&resumed));
+    let report: serde_json::Value = serde_json::from_slice(&resumed.stdout).expect("stdout is JSON");
+    assert_eq!(report["n_steps"], 4);
+    assert_eq!(report["held_out"]["before"]["overall"]["accuracy"]["n"], 2);
+    let read = |name: &str| fs::read(folder.path().join(name)).expect("it was written");
+    assert_eq!(read("whole.gguf"), read("resumed.gguf"));
+}
+
+#[test]
+fn a_question_longer_than_the_context_is_named() {
+    let folder = workshop();
+    let arguments =
+        ["adapt", "-m", "model.gguf", "-o", "a.gguf", "--data", "long.jsonl", "--steps", "1", "--rank", "2"];
+    let output = owlet(folder.path(), &arguments);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("tokens") && told.contains("--max-prompt-tokens"), "{told}");
+    assert!(!folder.path().join("a.gguf").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stopped_training_leaves_a_checkpoint_to_go_on_from() {
+    let folder = workshop();
+    let mut training = Command::new(env!("CARGO_BIN_EXE_owlet"))
+        .args([
+            "adapt",
+            "-m",
+            "model.gguf",
+            "-o",
+            "a.gguf",
+            "--data",
+            "data.jsonl",
+            "--steps",
+            "1000000",
+            "--rank",
+            "2",
+        ])
+        .args(["--prompts-per-step", "1", "--group-size", "2", "--max-tokens", "4", "--threads", "1", "--quiet"])
+        .current_dir(folder.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("cargo built the command");
+    let metrics = folder.path().join("a.checkpoints/metrics.jsonl");
+    // Until a step is done.
+    while fs::metadata(&metrics).map_or(0, |metadata| metadata.len()) == 0 {
+        assert!(training.try_wait().expect("a child of ours").is_none(), "the training ended by itself");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let asked = Command::new("kill").arg(training.id().to_string()).status().expect("kill is everywhere");
+    assert!(asked.success());
+    let output = training.wait_with_output().expect("a child of ours");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{told}");
+    assert!(told.starts_with("error: cancelled") && told.contains("--resume"), "{told}");
+    assert!(names(&folder.path().join("a.checkpoints")).iter().any(|name| name.starts_with("step-")));
+    assert!(!folder.path().join("a.gguf").exists());
+}
+
+#[test]
+fn a_reader_who_goes_away_is_no_failure() {
+    let folder = workshop();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_owlet"))
+        .args(["quantize", "model.gguf", "--type", "Q8_0", "--dry-run", "--quiet"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("cargo built the command");
+    drop(command.stdout.take());
+    let output = command.wait_with_output().expect("a child of ours");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }

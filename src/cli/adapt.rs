@@ -183,8 +183,8 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
         Some(held_out) => Some(answers_before(&mut trainer, held_out, &directory, &cancel, output)?),
         None => None,
     };
-    let folder = RunFolder::open(&directory, &mut trainer)?;
-    let steps = train(&mut trainer, folder, args.checkpoint_every, &cancel, output)?;
+    let mut folder = RunFolder::open(&directory, &mut trainer, args.checkpoint_every)?;
+    let steps = train(&mut trainer, Some(&mut folder), &cancel, output)?;
     trainer.write_adapter(&args.out, Precision::F32)?;
     let after = match &held_out {
         Some(held_out) => Some(ask(&mut trainer, held_out, "after", &cancel, output)?),

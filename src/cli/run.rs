@@ -207,7 +207,7 @@ impl Speaker {
         let mut events = self.splitter.push(&text);
         events.extend(self.splitter.finish());
         self.say(events)?;
-        if self.is_silent { Ok(()) } else { self.output.data("\n") }
+        if self.is_silent || self.answer.is_empty() { Ok(()) } else { self.output.data("\n") }
     }
 
     fn say(&mut self, events: Vec<ThinkEvent>) -> Result<()> {

@@ -23,17 +23,19 @@ const BEFORE: &str = "before.json";
 pub(crate) struct RunFolder {
     store: CheckpointStore,
     metrics: MetricsFile,
+    /// Steps, at least 1.
+    checkpoint_every: u64,
 }
 
 impl RunFolder {
     /// Opens `directory` and puts `trainer` where the newest checkpoint in it stands, if there is one.
-    pub(crate) fn open(directory: &Path, trainer: &mut Trainer) -> Result<Self> {
+    pub(crate) fn open(directory: &Path, trainer: &mut Trainer, checkpoint_every: u64) -> Result<Self> {
         let store = CheckpointStore::open(directory, KEPT_CHECKPOINTS)?;
         let metrics_bytes = trainer
             .resume(&store)
             .hint(ErrorKind::Mismatch, "repeat the command of the first run exactly, with `--resume` added")?;
         let metrics = MetricsFile::open(&directory.join("metrics.jsonl"), metrics_bytes.unwrap_or(0))?;
-        Ok(Self { store, metrics })
+        Ok(Self { store, metrics, checkpoint_every: checkpoint_every.max(1) })
     }
 
     fn checkpoint(&self, trainer: &Trainer) -> Result<()> {
@@ -87,12 +89,11 @@ pub(crate) fn ask(
     evaluation.hint(ErrorKind::ContextOverflow, "raise `--max-prompt-tokens`, or lower `--max-pixels`")
 }
 
-/// Trains to the last step, writing metrics and, every `checkpoint_every` steps, a checkpoint. When cancelled, a
-/// checkpoint of the steps so far is written first.
+/// Trains to the last step and gives the metrics of the steps that it took. With a folder, metrics are written to it
+/// and, from time to time and when cancelled, a checkpoint.
 pub(crate) fn train(
     trainer: &mut Trainer,
-    mut folder: RunFolder,
-    checkpoint_every: u64,
+    mut folder: Option<&mut RunFolder>,
     cancel: &CancelToken,
     output: Output,
 ) -> Result<Vec<StepMetrics>> {
@@ -100,24 +101,24 @@ pub(crate) fn train(
     let display = Display::new(n_steps, trainer.n_steps_done(), output);
     let mut all = Vec::new();
     while trainer.n_steps_done() < n_steps {
-        let metrics = match trainer.step(cancel, &mut |event| display.within_step(event)) {
-            Ok(metrics) => metrics,
-            Err(error) if error.kind() == ErrorKind::Cancelled => {
+        let metrics = match (trainer.step(cancel, &mut |event| display.within_step(event)), &folder) {
+            (Err(error), Some(folder)) if error.kind() == ErrorKind::Cancelled => {
                 folder.checkpoint(trainer)?;
                 display.clear();
                 let n_done = trainer.n_steps_done();
                 let hint = format!("{n_done} steps are kept: the same command with `--resume` goes on from there");
                 return Err(error).hint(ErrorKind::Cancelled, hint);
             }
-            Err(error) => {
-                let hint = "raise `--max-prompt-tokens`, or lower `--max-pixels`";
-                return Err(error).hint(ErrorKind::ContextOverflow, hint);
+            (done, _) => {
+                done.hint(ErrorKind::ContextOverflow, "raise `--max-prompt-tokens`, or lower `--max-pixels`")?
             }
         };
-        folder.metrics.append(&metrics)?;
         display.after_step(trainer.n_steps_done(), &metrics);
-        if trainer.n_steps_done() % checkpoint_every.max(1) == 0 || trainer.n_steps_done() == n_steps {
-            folder.checkpoint(trainer)?;
+        if let Some(folder) = &mut folder {
+            folder.metrics.append(&metrics)?;
+            if trainer.n_steps_done() % folder.checkpoint_every == 0 || trainer.n_steps_done() == n_steps {
+                folder.checkpoint(trainer)?;
+            }
         }
         all.push(metrics);
     }
