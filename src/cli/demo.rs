@@ -210,12 +210,12 @@ fn summary(before: &Evaluation, after: &Evaluation, n_steps: usize, seconds: f64
     let change = match () {
         () if gain.low > 0.0 => "rose",
         () if gain.high < 0.0 => "fell",
-        () => "changed, within chance,",
+        () => "did not change beyond chance,",
     };
     format!(
         "The mean reward of greedy answers to {n} held-out questions {change} from {:.3} to {:.3} (change {:+.3}, \
-         95 % interval {:+.3} to {:+.3}) in {n_steps} steps of G2RPO, which took {} on this machine. The quantized \
-         weights stayed as they were; the adapter learned.",
+         95 % interval {:+.3} to {:+.3}) in {n_steps} steps of G2RPO, which took {} on this machine. Only the \
+         adapter was trained; the quantized weights stayed as they were.",
         before.overall().reward.mean,
         after.overall().reward.mean,
         gain.mean,

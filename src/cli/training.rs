@@ -116,7 +116,7 @@ pub(crate) fn train(
         display.after_step(trainer.n_steps_done(), &metrics);
         if let Some(folder) = &mut folder {
             folder.metrics.append(&metrics)?;
-            if trainer.n_steps_done() % folder.checkpoint_every == 0 || trainer.n_steps_done() == n_steps {
+            if trainer.n_steps_done().is_multiple_of(folder.checkpoint_every) || trainer.n_steps_done() == n_steps {
                 folder.checkpoint(trainer)?;
             }
         }

@@ -114,7 +114,10 @@ fn curves(page: &mut String, steps: &[StepPoint]) {
 }
 
 fn examples(page: &mut String, examples: &[Example]) {
-    page.push_str("<section>\n<h2>The same questions, before and after</h2>\n");
+    page.push_str(
+        "<section>\n<h2>The same questions, before and after</h2>\n\
+         <p>The first held-out question of every task, chosen before anything was answered.</p>\n",
+    );
     for example in examples {
         let boxes =
             [(example.truth_box, "truth"), (example.before.answer_box, "before"), (example.after.answer_box, "after")];

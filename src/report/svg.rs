@@ -62,7 +62,10 @@ pub(super) fn curve(curve: &Curve<'_>) -> String {
     }
     let base = HEIGHT - 8.0;
     let _ = write!(svg, "<text class=\"tick end\" x=\"{}\" y=\"{base}\">step</text>", LEFT - 7.0);
-    for tick in ticks([x_low, x_high].into_iter(), 6).into_iter().filter(|tick| (x_low..=x_high).contains(tick)) {
+    for tick in ticks([x_low, x_high].into_iter(), 6)
+        .into_iter()
+        .filter(|tick| (x_low..=x_high).contains(tick) && tick.fract() == 0.0)
+    {
         let _ = write!(svg, "<text class=\"tick middle\" x=\"{:.1}\" y=\"{base}\">{tick:.0}</text>", x(tick));
     }
     let place = |points: &[(f64, f64)]| -> String {
