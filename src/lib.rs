@@ -44,7 +44,7 @@ pub use owlet_adapters::{
     loss::{self, KlPenalty, LossOptions, Objective},
     metrics::{MetricsFile, StepMetrics},
     optim::Schedule,
-    options::TrainerOptions,
+    options::{GroupFilter, TrainerOptions},
     reward::{self, Reward, VerifiableReward},
     statistics::Interval,
     task::{ProblemType, TaskType},

@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 
-#[expect(dead_code, reason = "the runtime's own tests use the rest")]
+#[expect(dead_code, unreachable_pub, reason = "the runtime's own tests use the rest")]
 #[path = "../runtime/tests/common/tiny.rs"]
 mod tiny;
 
