@@ -100,16 +100,16 @@ impl Score {
     }
 }
 
-/// Asks every sample of `dataset` once, greedily, with the adapters that the session has.
+/// Asks every sample of `dataset` once, greedily, with the adapters that the sessions have.
 ///
 /// # Errors
-/// Those of images, of prompts that do not fit the session's context and of generation; `Cancelled`.
+/// Those of images, of prompts that do not fit the sessions' context and of generation; `Cancelled`.
 pub fn evaluate(
-    session: &mut Session,
+    sessions: &mut [Session],
     dataset: &Dataset,
     options: &EvaluateOptions<'_>,
     cancel: &CancelToken,
-    on_progress: &mut dyn FnMut(RolloutProgress),
+    on_progress: &mut (dyn FnMut(RolloutProgress) + Send),
 ) -> Result<Evaluation> {
     let sampler = SamplerOptions::greedy();
     let rules = RolloutRules {
@@ -123,12 +123,12 @@ pub fn evaluate(
     let mut answers = Vec::with_capacity(n_responses);
     let mut n_tokens = 0;
     // In portions: prompts with their image embeddings are held only as long as they are asked about.
-    let portion = (4 * session.options().n_seq).max(1);
+    let portion = (4 * sessions.iter().map(|session| session.options().n_seq).sum::<usize>()).max(1);
     for (index, samples) in dataset.samples().chunks(portion).enumerate() {
         let first = index * portion;
         let questions: Vec<_> =
             samples.iter().enumerate().map(|(offset, sample)| (first + offset, sample, RngKey::default())).collect();
-        let groups = roll_out(session, &questions, 1, &rules, cancel, &mut |progress| {
+        let groups = roll_out(sessions, &questions, 1, &rules, cancel, &mut |progress| {
             on_progress(RolloutProgress {
                 n_done: first + progress.n_done,
                 n_responses,

@@ -60,8 +60,15 @@ pub struct TrainerOptions {
     pub max_new_tokens: usize,
     /// Longest prompt in tokens, images included. Default 1024. Together with `max_new_tokens` the size of a sequence.
     pub max_prompt_tokens: usize,
-    /// Sequences decoded at a time, 1..=256. Default 16. K/V memory grows with it; so does the speed of small models.
+    /// Sessions that sample side by side, 1..=`n_threads`, sharing the threads evenly. Default 1. A small model is sampled
+    /// fastest by one session a thread: its operations are too short to be shared. A large one by a single session, which
+    /// reads the weights once for all sequences.
+    pub n_sessions: usize,
+    /// Sequences that each session decodes at a time, 1..=256. Default 16. K/V memory grows with it; so does the speed.
     pub n_sequences: usize,
+    /// Whether the sampler keeps keys and values in F32 and does without fused attention. Default no. It takes twice the
+    /// K/V memory; the log-prob gap shrinks, and on CPUs small models are faster.
+    pub precise_kv: bool,
     /// Temperature of the rollouts and of the loss, finite and above 0. Default 1.
     pub temperature: f32,
     /// Nucleus of the rollouts, above 0, at most 1. Default 1. Below 1 the loss still sees the whole distribution.
@@ -98,7 +105,9 @@ impl Default for TrainerOptions {
             updates_per_step: 1,
             max_new_tokens: 512,
             max_prompt_tokens: 1024,
+            n_sessions: 1,
             n_sequences: 16,
+            precise_kv: false,
             temperature: 1.0,
             top_p: 1.0,
             suffix: DEFAULT_SUFFIX.to_owned(),
@@ -125,6 +134,7 @@ impl TrainerOptions {
             ("updates_per_step", self.updates_per_step, 1, self.prompts_per_step),
             ("max_new_tokens", self.max_new_tokens, 1, usize::MAX),
             ("max_prompt_tokens", self.max_prompt_tokens, 1, usize::MAX - self.max_new_tokens),
+            ("n_sessions", self.n_sessions, 1, resolved_threads(self.n_threads)),
             ("n_sequences", self.n_sequences, 1, 256),
             ("filter.max_rounds", self.filter.map_or(1, |filter| filter.max_rounds), 1, usize::MAX),
         ];
@@ -147,6 +157,11 @@ impl TrainerOptions {
         self.optimizer.validate()?;
         self.schedule.validate()
     }
+}
+
+/// `wanted` threads, or one per core for 0.
+pub(crate) fn resolved_threads(wanted: usize) -> usize {
+    if wanted > 0 { wanted } else { std::thread::available_parallelism().map_or(1, |n| n.get()) }
 }
 
 fn out_of_range(name: &str) -> Error {

@@ -2,11 +2,11 @@
 //!
 //! After `data`, before `advantage`. Each prompt is encoded and computed once, with its images, and forked G ways.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::Mutex};
 
 use owlet_runtime::{
-    CancelToken, EncodedPrompt, GenerateRequest, Generated, Image, Model, Prompt, Result, RngKey, SamplerOptions,
-    Session, StopReason, TokenId, generate,
+    CancelToken, EncodedPrompt, Error, ErrorKind, GenerateRequest, Generated, Image, Model, Prompt, Result, RngKey,
+    SamplerOptions, Session, StopReason, TokenId, generate_parallel,
 };
 
 use crate::{
@@ -64,13 +64,16 @@ pub(crate) type Question<'a> = (usize, &'a Sample, RngKey);
 /// Asks every question `n` times and scores the responses. `on_token` gets the number of tokens of each response so far
 /// finished and of all together.
 pub(crate) fn roll_out(
-    session: &mut Session,
+    sessions: &mut [Session],
     questions: &[Question<'_>],
     n: usize,
     rules: &RolloutRules<'_>,
     cancel: &CancelToken,
-    on_token: &mut dyn FnMut(RolloutProgress),
+    on_token: &mut (dyn FnMut(RolloutProgress) + Send),
 ) -> Result<Vec<RolloutGroup>> {
+    let Some(session) = sessions.first() else {
+        return Err(Error::new(ErrorKind::Internal, "no session to sample with"));
+    };
     let model = session.model().clone();
     let prompts = questions
         .iter()
@@ -84,11 +87,14 @@ pub(crate) fn roll_out(
         .zip(questions)
         .map(|(prompt, &(_, _, rng_key))| GenerateRequest { prompt, n, rng_key })
         .collect();
-    let mut progress = RolloutProgress { n_done: 0, n_responses: questions.len() * n, n_tokens: 0 };
-    let answers = generate(session, &requests, rules.sampler, rules.max_new_tokens, cancel, &mut |event| {
-        progress.n_tokens += 1;
-        progress.n_done += usize::from(event.stop.is_some());
-        on_token(progress);
+    let progress = RolloutProgress { n_done: 0, n_responses: questions.len() * n, n_tokens: 0 };
+    let listener = Mutex::new((progress, on_token));
+    let answers = generate_parallel(sessions, &requests, rules.sampler, rules.max_new_tokens, cancel, &|event| {
+        if let Ok((progress, on_token)) = listener.lock().as_deref_mut() {
+            progress.n_tokens += 1;
+            progress.n_done += usize::from(event.stop.is_some());
+            on_token(*progress);
+        }
         ControlFlow::Continue(())
     })?;
     let score = |answer: Generated, sample: &Sample| score(&model, rules, answer, sample);

@@ -78,5 +78,6 @@ fn tasks(
 }
 
 fn mean<T>(items: &[T], value: impl Fn(&T) -> f64) -> f64 {
-    items.iter().map(value).sum::<f64>() / items.len().max(1) as f64
+    // An empty sum is -0.
+    (0.0 + items.iter().map(value).sum::<f64>()) / items.len().max(1) as f64
 }

@@ -8,7 +8,8 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use owlet_runtime::{
-    Adapter, CancelToken, Error, ErrorKind, Model, Result, RngKey, SamplerOptions, Session, SessionOptions,
+    Adapter, CancelToken, Error, ErrorKind, FlashAttention, KvType, Model, Result, RngKey, SamplerOptions, Session,
+    SessionOptions,
 };
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     lora::LoraWeights,
     metrics::StepMetrics,
     optim::AdamW,
-    options::TrainerOptions,
+    options::{TrainerOptions, resolved_threads},
     reward::Reward,
     rollout::{RolloutGroup, RolloutProgress, RolloutRules, roll_out},
     summary::summarize,
@@ -45,7 +46,7 @@ pub enum StepEvent {
 /// Trains one adapter over one model.
 pub struct Trainer {
     model: Model,
-    session: Session,
+    sessions: Vec<Session>,
     engine: Engine,
     dataset: Dataset,
     reward: Arc<dyn Reward>,
@@ -97,23 +98,16 @@ impl Trainer {
         if dataset.is_empty() {
             return Err(Error::new(ErrorKind::InvalidInput, "no samples to train on"));
         }
-        let options = TrainerOptions { n_threads: n_threads(options.n_threads), ..options };
-        let session = Session::new(
-            model,
-            &SessionOptions {
-                n_ctx: options.max_prompt_tokens + options.max_new_tokens,
-                n_seq: options.n_sequences,
-                n_threads: options.n_threads,
-                ..SessionOptions::default()
-            },
-        )?;
+        let options = TrainerOptions { n_threads: resolved_threads(options.n_threads), ..options };
+        let session_options = session_options(&options);
+        let sessions = (0..options.n_sessions).map(|_| Session::new(model, &session_options)).collect::<Result<_>>()?;
         let engine_options = EngineOptions { n_threads: options.n_threads, ..EngineOptions::default() };
         let engine = Engine::new(model.path(), engine_options)?;
         let weights = LoraWeights::init(&options.lora, &engine.lora_targets(), options.seed)?;
         let optimizer = AdamW::new(options.optimizer, &weights);
         let cursor = Cursor::new(&dataset, options.seed, 0, 0);
         let model = model.clone();
-        Ok(Self { model, session, engine, dataset, reward, options, weights, optimizer, cursor, step: 0 })
+        Ok(Self { model, sessions, engine, dataset, reward, options, weights, optimizer, cursor, step: 0 })
     }
 
     /// Goes on from the newest checkpoint in `store`, if there is one; returns the length of `metrics.jsonl` at that time.
@@ -152,7 +146,7 @@ impl Trainer {
     ///
     /// # Errors
     /// `Cancelled`, with the trainer as before the step; those of images, prompts and generation, which name the sample.
-    pub fn step(&mut self, cancel: &CancelToken, observer: &mut dyn FnMut(StepEvent)) -> Result<StepMetrics> {
+    pub fn step(&mut self, cancel: &CancelToken, observer: &mut (dyn FnMut(StepEvent) + Send)) -> Result<StepMetrics> {
         let started = Instant::now();
         let mut cursor = self.cursor.clone();
         let Collected { kept, dropped } = self.collect(&mut cursor, cancel, observer)?;
@@ -206,7 +200,7 @@ impl Trainer {
         &mut self,
         dataset: &Dataset,
         cancel: &CancelToken,
-        on_progress: &mut dyn FnMut(RolloutProgress),
+        on_progress: &mut (dyn FnMut(RolloutProgress) + Send),
     ) -> Result<Evaluation> {
         let options = EvaluateOptions {
             max_new_tokens: self.options.max_new_tokens,
@@ -214,7 +208,7 @@ impl Trainer {
             reward: &*self.reward,
             composition: &self.options.reward,
         };
-        evaluate(&mut self.session, dataset, &options, cancel, on_progress)
+        evaluate(&mut self.sessions, dataset, &options, cancel, on_progress)
     }
 
     /// Steps done.
@@ -250,7 +244,7 @@ impl Trainer {
         &mut self,
         cursor: &mut Cursor,
         cancel: &CancelToken,
-        observer: &mut dyn FnMut(StepEvent),
+        observer: &mut (dyn FnMut(StepEvent) + Send),
     ) -> Result<Collected> {
         let sampler = SamplerOptions {
             temperature: self.options.temperature,
@@ -280,7 +274,7 @@ impl Trainer {
                 })
                 .collect();
             let groups =
-                roll_out(&mut self.session, &questions, self.options.group_size, &rules, cancel, &mut |progress| {
+                roll_out(&mut self.sessions, &questions, self.options.group_size, &rules, cancel, &mut |progress| {
                     observer(StepEvent::Sampling(progress));
                 })?;
             for group in groups {
@@ -308,7 +302,7 @@ impl Trainer {
     fn refresh_sampler(&mut self) -> Result<()> {
         let bytes = self.adapter().to_bytes(Precision::F32)?;
         let adapter = Arc::new(Adapter::from_bytes(&self.model, &bytes)?);
-        self.session.set_adapters(&[(adapter, 1.0)])
+        self.sessions.iter_mut().try_for_each(|session| session.set_adapters(&[(Arc::clone(&adapter), 1.0)]))
     }
 
     fn identity(&self) -> RunIdentity {
@@ -323,6 +317,16 @@ impl Trainer {
     }
 }
 
-fn n_threads(wanted: usize) -> usize {
-    if wanted > 0 { wanted } else { std::thread::available_parallelism().map_or(1, |n| n.get()) }
+fn session_options(options: &TrainerOptions) -> SessionOptions {
+    let plain = SessionOptions {
+        n_ctx: options.max_prompt_tokens + options.max_new_tokens,
+        n_seq: options.n_sequences,
+        n_threads: options.n_threads / options.n_sessions,
+        ..SessionOptions::default()
+    };
+    if options.precise_kv {
+        SessionOptions { kv_type: KvType::F32, flash_attention: FlashAttention::Off, ..plain }
+    } else {
+        plain
+    }
 }

@@ -56,7 +56,7 @@ pub(crate) struct AdaptArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Training")]
 struct StepArgs {
-    /// Updates of the adapter
+    /// Steps: questions are answered, answers are scored, the adapter is updated
     #[arg(long, default_value_t = 100, value_name = "N")]
     steps: u64,
     /// Questions a step
@@ -86,9 +86,18 @@ struct StepArgs {
     /// Longest question, in tokens, pictures included
     #[arg(long, default_value_t = 1024, value_name = "N")]
     max_prompt_tokens: usize,
-    /// Answers sampled at a time: more is faster and takes more memory
+    /// Answers sampled at a time in each session: more is faster and takes more memory
     #[arg(long, default_value_t = 16, value_name = "N")]
     sequences: usize,
+    /// Sessions that sample side by side; a small model is fastest with one a thread
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    sessions: usize,
+    /// Keep keys and values of the sampler in F32, without fused attention: a smaller log-prob gap for twice the memory
+    #[arg(long)]
+    precise_kv: bool,
+    /// Updates of the adapter a step, each from its share of the questions
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    updates_per_step: usize,
     /// Text behind every question [default: think first, then answer, in tags]
     #[arg(long, value_name = "TEXT")]
     suffix: Option<String>,
@@ -219,6 +228,9 @@ impl AdaptArgs {
             max_new_tokens: self.steps.max_tokens,
             max_prompt_tokens: self.steps.max_prompt_tokens,
             n_sequences: self.steps.sequences,
+            n_sessions: self.steps.sessions,
+            precise_kv: self.steps.precise_kv,
+            updates_per_step: self.steps.updates_per_step,
             temperature: self.steps.temperature,
             suffix: self.steps.suffix.clone().unwrap_or(defaults.suffix),
             estimator: self.steps.estimator,

@@ -1,0 +1,200 @@
+//! The training loop through the public API: what a step changes, and that nothing is lost when it is stopped.
+
+use std::{fs, path::Path, sync::Arc};
+
+use owlet::{
+    CancelToken, CheckpointStore, Dataset, EntropyBand, ErrorKind, Estimator, KlPenalty, LoraConfig, LossOptions,
+    Model, Precision, Reward, Sample, Schedule, StepEvent, StepMetrics, Trainer, TrainerOptions, reward::RewardParts,
+};
+use tempfile::TempDir;
+
+#[expect(dead_code, unreachable_pub, reason = "the runtime's own tests use the rest")]
+#[path = "../runtime/tests/common/tiny.rs"]
+mod tiny;
+
+/// Likes lower-case letters: a reward that random weights earn sometimes, so that every group has something to learn.
+struct Letters;
+
+impl Reward for Letters {
+    fn score(&self, response: &str, _sample: &Sample) -> RewardParts {
+        let n_letters = response.chars().filter(char::is_ascii_lowercase).count();
+        RewardParts { accuracy: n_letters as f64 / response.chars().count().max(1) as f64, ..RewardParts::default() }
+    }
+}
+
+const QUESTIONS: &str = r#"{"problem":"one?","answer":"1","problem_type":"numerical","task_type":"math_reasoning","data_type":"image"}
+{"problem":"and two?","answer":"2","problem_type":"numerical","task_type":"math_reasoning","data_type":"image"}
+{"problem":"read: owl","answer":"owl","problem_type":"ocr","task_type":"ocr","data_type":"image"}
+"#;
+
+fn dataset(folder: &Path) -> Dataset {
+    let path = folder.join("data.jsonl");
+    fs::write(&path, QUESTIONS).expect("a writable folder");
+    Dataset::open(&path).expect("good rows")
+}
+
+fn options() -> TrainerOptions {
+    TrainerOptions {
+        seed: 3,
+        n_steps: 4,
+        prompts_per_step: 2,
+        group_size: 4,
+        max_new_tokens: 8,
+        max_prompt_tokens: 96,
+        n_sequences: 8,
+        suffix: "Answer.".to_owned(),
+        filter: None,
+        lora: LoraConfig { rank: 2, ..LoraConfig::default() },
+        schedule: Schedule { learning_rate: 1e-2, ..Schedule::default() },
+        n_threads: 1,
+        ..TrainerOptions::default()
+    }
+}
+
+struct Bench {
+    model: Model,
+    folder: TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (model, folder) = tiny::load();
+        Self { model, folder }
+    }
+
+    fn trainer(&self, options: TrainerOptions) -> Trainer {
+        Trainer::new(&self.model, dataset(self.folder.path()), Arc::new(Letters), options).expect("good options")
+    }
+
+    fn adapter(&self, trainer: &Trainer) -> Vec<u8> {
+        let path = self.folder.path().join("adapter.gguf");
+        trainer.write_adapter(&path, Precision::F32).expect("a writable folder");
+        fs::read(path).expect("it was written")
+    }
+}
+
+fn step(trainer: &mut Trainer) -> StepMetrics {
+    trainer.step(&CancelToken::new(), &mut |_| {}).expect("nothing stops it")
+}
+
+/// The numbers of a step that do not depend on the clock.
+fn timeless(metrics: StepMetrics) -> StepMetrics {
+    StepMetrics { seconds: 0.0, tokens_per_second: 0.0, ..metrics }
+}
+
+fn largest_b(trainer: &Trainer) -> f32 {
+    let modules = trainer.adapter().weights.modules;
+    modules.iter().flat_map(|module| &module.b).fold(0.0, |largest, value| largest.max(value.abs()))
+}
+
+#[test]
+fn a_step_learns_and_reports() {
+    let bench = Bench::new();
+    let mut trainer = bench.trainer(options());
+    assert_eq!(largest_b(&trainer), 0.0);
+    let (mut sampled, mut learned) = (0, 0);
+    let metrics = trainer
+        .step(&CancelToken::new(), &mut |event| match event {
+            StepEvent::Sampling(progress) => sampled = progress.n_tokens,
+            StepEvent::Learning { n_done, .. } => learned = n_done,
+        })
+        .expect("nothing stops it");
+    assert!(metrics.applied && metrics.grad_norm.is_some_and(|norm| norm > 0.0), "{metrics:?}");
+    assert!(largest_b(&trainer) > 0.0);
+    assert_eq!((learned, metrics.n_groups, trainer.n_steps_done()), (2, 2, 1));
+    assert_eq!(sampled as f64, metrics.length * 8.0);
+    // The first update is on-policy: the ratio is 1 and nothing is clipped.
+    assert_eq!((metrics.old_kl, metrics.clip_high, metrics.clip_low), (0.0, 0.0, 0.0));
+    // F16 K/V and other kernels on one side, F32 on the other, over the same weights.
+    assert!(metrics.logprob_gap < 0.01, "{}", metrics.logprob_gap);
+}
+
+#[test]
+fn reward_rises_where_it_can() {
+    let bench = Bench::new();
+    let n_steps = 40;
+    let mut trainer = bench.trainer(TrainerOptions { n_steps, ..options() });
+    let rewards: Vec<f64> = (0..n_steps).map(|_| step(&mut trainer).accuracy).collect();
+    let mean = |rewards: &[f64]| rewards.iter().sum::<f64>() / rewards.len() as f64;
+    let (first, last) = (mean(&rewards[..5]), mean(&rewards[35..]));
+    assert!(last > first + 0.3, "from {first} to {last}: {rewards:?}");
+}
+
+#[test]
+fn a_run_that_was_cancelled_and_resumed_ends_with_the_same_bits() {
+    let bench = Bench::new();
+    let mut whole = bench.trainer(options());
+    let expected: Vec<_> = (0..4).map(|_| timeless(step(&mut whole))).collect();
+
+    let store = CheckpointStore::open(&bench.folder.path().join("checkpoints"), 2).expect("a writable folder");
+    let mut first = bench.trainer(options());
+    assert_eq!(timeless(step(&mut first)), expected[0]);
+    assert_eq!(timeless(step(&mut first)), expected[1]);
+    for stop_while_learning in [false, true] {
+        let cancel = CancelToken::new();
+        let mut stop = |event| {
+            if matches!(event, StepEvent::Learning { .. }) == stop_while_learning {
+                cancel.cancel();
+            }
+        };
+        let error = first.step(&cancel, &mut stop).expect_err("cancelled");
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+    }
+    first.checkpoint(&store, 42).expect("a writable folder");
+
+    let mut second = bench.trainer(options());
+    assert_eq!(second.resume(&store).expect("the same run"), Some(42));
+    assert_eq!(timeless(step(&mut second)), expected[2]);
+    assert_eq!(timeless(step(&mut second)), expected[3]);
+    assert!(largest_b(&whole) > 0.0);
+    assert_eq!(bench.adapter(&second), bench.adapter(&whole));
+
+    let mut other = bench.trainer(TrainerOptions { estimator: Estimator::Grpo, ..options() });
+    assert_eq!(other.resume(&store).expect_err("another run").kind(), ErrorKind::Mismatch);
+}
+
+#[test]
+fn every_shaping_option_reaches_the_update() {
+    let bench = Bench::new();
+    let plain = {
+        let mut trainer = bench.trainer(options());
+        step(&mut trainer);
+        bench.adapter(&trainer)
+    };
+    let cases = [
+        ("grpo", TrainerOptions { estimator: Estimator::Grpo, ..options() }),
+        ("dr_grpo", TrainerOptions { estimator: Estimator::DrGrpo, ..options() }),
+        ("entropy band", TrainerOptions { entropy_band: Some(EntropyBand::default()), ..options() }),
+        ("two updates", TrainerOptions { updates_per_step: 2, ..options() }),
+    ];
+    for (name, options) in cases {
+        let mut trainer = bench.trainer(options);
+        let metrics = step(&mut trainer);
+        assert!(metrics.applied, "{name}");
+        assert_ne!(bench.adapter(&trainer), plain, "{name}");
+    }
+    // The policy is its own reference until the first update; from then on the penalty counts.
+    let loss = LossOptions { kl: Some(KlPenalty::default()), ..LossOptions::default() };
+    let mut trainer = bench.trainer(TrainerOptions { loss, ..options() });
+    assert!(step(&mut trainer).reference_kl.abs() < 1e-9);
+    assert!(step(&mut trainer).reference_kl > 0.0);
+}
+
+#[test]
+fn groups_without_a_difference_are_replaced_and_then_left_out() {
+    /// Nobody is ever right.
+    struct Never;
+    impl Reward for Never {
+        fn score(&self, _response: &str, _sample: &Sample) -> RewardParts {
+            RewardParts::default()
+        }
+    }
+    let bench = Bench::new();
+    let options = TrainerOptions { filter: Some(owlet::GroupFilter::default()), ..options() };
+    let mut trainer =
+        Trainer::new(&bench.model, dataset(bench.folder.path()), Arc::new(Never), options).expect("good options");
+    let metrics = step(&mut trainer);
+    assert_eq!((metrics.n_groups, metrics.n_filtered), (0, 6), "three rounds of two prompts");
+    assert!(!metrics.applied);
+    assert_eq!(largest_b(&trainer), 0.0);
+}
