@@ -14,7 +14,7 @@ use crate::{
     report::{ConvertReport, FileReport, Progress, Stage, size_label},
     text,
     tokenizer::Vocabulary,
-    vision::{self, Normalization},
+    vision::{self, Pixels},
     write::FilePlan,
 };
 
@@ -157,7 +157,7 @@ impl ConversionSource {
             return Err(error.at(self.checkpoint.directory.display()).got(self.architecture()));
         };
         let asked = require_direct(dtype, "a vision tower")?;
-        let pixels = Normalization::read(&self.checkpoint.directory)?;
+        let pixels = Pixels::read(&self.checkpoint.directory)?;
         let mut writer = self.general_keys("clip", "mmproj", dtype, &self.vision_tensors);
         vision::write_keys(tower, &self.config.text, pixels, &mut writer);
         FilePlan::new(&self.checkpoint, writer, &self.vision_tensors, asked)

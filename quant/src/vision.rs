@@ -17,14 +17,18 @@ const NORM_EPS: f32 = 1e-6;
 /// Frames that the patch embedding takes at once; `config.rs` has checked it.
 const N_FRAMES: usize = 2;
 
-/// Mean and standard deviation of the pixels, per channel, after scaling to 0..1.
+/// How pictures reach the tower.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Normalization {
+pub(crate) struct Pixels {
+    /// Mean of each channel, after scaling to 0..1.
     mean: [f32; 3],
+    /// Standard deviation of each channel.
     std: [f32; 3],
+    /// Fewest and most pixels that the processor resizes a picture to.
+    limits: Option<(u32, u32)>,
 }
 
-impl Normalization {
+impl Pixels {
     /// Reads `preprocessor_config.json` (transformers 4) or `processor_config.json` (5) of `directory`.
     ///
     /// # Errors
@@ -42,8 +46,19 @@ impl Normalization {
         };
         let section = Section::new(&file, path.display().to_string());
         let section = section.opt_section("image_processor")?.unwrap_or(section);
-        Ok(Self { mean: section.numbers("image_mean")?, std: section.numbers("image_std")? })
+        Ok(Self { mean: section.numbers("image_mean")?, std: section.numbers("image_std")?, limits: limits(&section)? })
     }
+}
+
+/// The limits of the picture size: `size.shortest_edge` and `size.longest_edge`, which count pixels despite their names,
+/// or the older `min_pixels` and `max_pixels`.
+fn limits(section: &Section<'_>) -> Result<Option<(u32, u32)>> {
+    let size = section.opt_section("size")?;
+    let (section, least, most) = match &size {
+        Some(size) if size.get("shortest_edge").is_some() => (size, "shortest_edge", "longest_edge"),
+        _ => (section, "min_pixels", "max_pixels"),
+    };
+    Ok(section.opt_count(least, u32::MAX)?.zip(section.opt_count(most, u32::MAX)?))
 }
 
 /// The tensors of the tower, in the order of the computation.
@@ -105,7 +120,7 @@ fn norm(tensors: &mut Vec<PlannedTensor>, to: &str, from: &str, n: u32) {
 }
 
 /// Sets the keys that describe the tower; the general ones are the caller's.
-pub(crate) fn write_keys(vision: &VisionConfig, text: &TextConfig, pixels: Normalization, writer: &mut GgufWriter) {
+pub(crate) fn write_keys(vision: &VisionConfig, text: &TextConfig, pixels: Pixels, writer: &mut GgufWriter) {
     let is_deepstack: Vec<_> = (0..vision.n_layers).map(|layer| vision.deepstack.contains(&layer)).collect();
     writer
         .set("clip.has_vision_encoder", true)
@@ -123,4 +138,9 @@ pub(crate) fn write_keys(vision: &VisionConfig, text: &TextConfig, pixels: Norma
         .set("clip.vision.image_std", pixels.std.to_vec())
         .set("clip.vision.spatial_merge_size", vision.merge_size)
         .set("clip.vision.is_deepstack_layers", is_deepstack);
+    // llama.cpp's converter leaves these out for Qwen, so that readers guess; a model trained on small pictures then sees
+    // them enlarged. Its own projectors of other families have the same keys.
+    if let Some((least, most)) = pixels.limits {
+        writer.set("clip.vision.image_min_pixels", least).set("clip.vision.image_max_pixels", most);
+    }
 }

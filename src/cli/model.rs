@@ -16,6 +16,9 @@ pub(crate) struct ModelArgs {
     /// Its image projector [default: the `mmproj*.gguf` beside the model]
     #[arg(long, value_name = "GGUF")]
     mmproj: Option<PathBuf>,
+    /// Fewest pixels that the model sees of a picture; less is enlarged [default: the projector's own number]
+    #[arg(long, value_name = "N")]
+    min_pixels: Option<u64>,
     /// Most pixels that the model sees of a picture; more is reduced [default: the projector's own number]
     #[arg(long, value_name = "N")]
     max_pixels: Option<u64>,
@@ -29,6 +32,7 @@ impl ModelArgs {
         let options = ModelOptions {
             mmproj: self.mmproj.clone(),
             n_threads: self.threads,
+            min_pixels: self.min_pixels,
             max_pixels: self.max_pixels,
             ..ModelOptions::default()
         };
