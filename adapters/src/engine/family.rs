@@ -100,7 +100,7 @@ impl Decoder {
         };
         let freq_base = file.opt_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0);
         let eps = file.f32(&key("attention.layer_norm_rms_epsilon"))?;
-        if !(freq_base > 1.0 && freq_base.is_finite() && eps >= 0.0 && eps < 1.0) {
+        if !(freq_base > 1.0 && freq_base.is_finite() && (0.0..1.0).contains(&eps)) {
             return Err(invalid("rope base or norm epsilon").got(format!("{freq_base}, {eps}")));
         }
         let embedding =

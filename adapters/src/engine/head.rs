@@ -101,7 +101,7 @@ impl<'a> Head<'a> {
     /// # Errors
     /// As [`Backend::run`].
     pub(super) fn scores(&mut self, backend: &mut Backend, hidden: &Stored) -> Result<Vec<TokenScores>> {
-        let mut graph = Graph::new(GRAPH_CAPACITY);
+        let mut graph = backend.graph(GRAPH_CAPACITY);
         let x = self.predicting_rows(&mut graph, hidden);
         let normalised = norm::forward(&mut graph, x, &self.weights.output_norm, self.decoder.eps);
         graph.place(normalised, &self.normalised);
@@ -177,7 +177,7 @@ impl<'a> Head<'a> {
         }
 
         backend.zero(gradient);
-        let mut graph = Graph::new(GRAPH_CAPACITY);
+        let mut graph = backend.graph(GRAPH_CAPACITY);
         let x = self.predicting_rows(&mut graph, hidden);
         let d_normalised = graph.leaf(&self.gradient);
         let dx = norm::backward(&mut graph, x, &self.weights.output_norm, d_normalised, self.decoder.eps);
@@ -212,7 +212,7 @@ impl<'a> Head<'a> {
     }
 
     fn compute_logits(&mut self, backend: &mut Backend, chunk: &Range<usize>) -> Result<()> {
-        let mut graph = Graph::new(GRAPH_CAPACITY);
+        let mut graph = backend.graph(GRAPH_CAPACITY);
         let rows = self.head_rows(&mut graph, chunk);
         let normalised = graph.leaf(&self.normalised);
         let mut logits = graph.mul_mat(rows, normalised);
@@ -232,7 +232,7 @@ impl<'a> Head<'a> {
     /// Adds (for the first chunk: sets) what the gradients of a chunk of logits give for the normalised hidden states.
     fn add_through_head(&mut self, backend: &mut Backend, chunk: &Range<usize>, gradients: &[f32]) -> Result<()> {
         backend.write_part(&self.chunk, 0, gradients);
-        let mut graph = Graph::new(GRAPH_CAPACITY);
+        let mut graph = backend.graph(GRAPH_CAPACITY);
         let d_logits = self.chunk_view(&mut graph, chunk);
         let part = if chunk.len() == self.decoder.n_vocab {
             linear::through_weight(&mut graph, &self.weights.head, d_logits)

@@ -267,12 +267,12 @@ impl<'a> Pass<'a> {
 
     /// Runs all layers; the last hidden states are then in the workspace.
     fn forward(&mut self) -> Result<()> {
-        let mut graph = Graph::new(self.graph_capacity());
+        let mut graph = self.backend.graph(self.graph_capacity());
         self.workspace.embed(&mut graph, &self.weights.embedding);
         self.backend.run(graph)?;
         for layer in 0..self.decoder.n_layers {
             self.upload(layer);
-            let mut graph = Graph::new(self.graph_capacity());
+            let mut graph = self.backend.graph(self.graph_capacity());
             let mut tape = match self.workspace.tape(layer) {
                 Some(slots) => Tape::Record(slots),
                 None => Tape::Compute,
@@ -294,7 +294,7 @@ impl<'a> Pass<'a> {
         let Some(lowest) = self.staging.lowest_layer() else { return Ok(()) };
         for layer in (lowest..self.decoder.n_layers).rev() {
             self.upload(layer);
-            let mut graph = Graph::new(self.graph_capacity());
+            let mut graph = self.backend.graph(self.graph_capacity());
             let mut tape = match self.workspace.tape(layer) {
                 Some(slots) => Tape::Replay(slots),
                 None => Tape::Compute,

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use owlet_runtime::{
     Error, ErrorKind, Result,
-    ggml::{Arena, Backend, Graph, Stored},
+    ggml::{Arena, Backend, Stored},
     gguf::{GgmlType, GgufFile},
 };
 
@@ -98,7 +98,7 @@ impl Weights {
             budget_bytes -= n_bytes;
             let shape = [linear.n_out(), linear.n_in()];
             let stored = backend.carve(&mut Arena::default(), &[(GgmlType::F32, &shape)])?.remove(0);
-            let mut graph = Graph::new(8);
+            let mut graph = backend.graph(8);
             let weight = graph.leaf(&linear.weight);
             let values = graph.dequantize(weight);
             let transposed = graph.transposed(values);

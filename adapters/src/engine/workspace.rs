@@ -35,7 +35,6 @@ pub(super) enum Keep {
 
 /// Tensors of one call.
 pub(super) struct Workspace {
-    pub keep: Keep,
     token_ids: Stored,
     positions: Stored,
     negated_positions: Stored,
@@ -125,7 +124,6 @@ impl Workspace {
 
         let mut take = request.carve(backend, arena)?;
         let workspace = Self {
-            keep,
             token_ids: take(),
             positions: take(),
             negated_positions: take(),

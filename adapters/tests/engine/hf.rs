@@ -31,11 +31,11 @@ pub(crate) struct Reference {
 }
 
 impl Reference {
-    /// The reference called `name`, if the folder with the references is there.
+    /// The reference called `name`: all of it from the folder beside the repository, or the part that the repository has.
     pub(crate) fn find(name: &str) -> Option<Self> {
-        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-        let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/golden/hf").join(name);
-        let Some(folder) = [own, shared].into_iter().find(|folder| folder.is_dir()) else {
+        let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folders = ["../../shared/golden/hf", "tests/golden"].map(|folder| crate_folder.join(folder).join(name));
+        let Some(folder) = folders.into_iter().find(|folder| folder.is_dir()) else {
             eprintln!("skipped: no reference numbers for {name}");
             return None;
         };
@@ -43,6 +43,11 @@ impl Reference {
         let config: Value = read("model/config.json");
         let is_llama = config["model_type"] == "llama";
         Some(Self { lora: read("lora/lora.json"), config, is_llama, folder })
+    }
+
+    /// Whether the gradients of `run` are there.
+    pub(crate) fn has(&self, run: &str) -> bool {
+        self.folder.join(format!("lora/grad_{run}.safetensors")).is_file()
     }
 
     fn text_config(&self) -> &Value {

@@ -84,6 +84,13 @@ impl Backend {
         self.n_threads
     }
 
+    /// An empty graph for this device, with room for `capacity` tensors: inputs, views and results.
+    pub fn graph(&self, capacity: usize) -> Graph {
+        // SAFETY: the backend is alive.
+        let is_cpu = unsafe { sys::ggml_backend_is_cpu(self.raw.as_ptr()) };
+        Graph::new(capacity, is_cpu)
+    }
+
     /// Bytes of scratch memory that the largest graph so far needed.
     pub fn scratch_bytes(&self) -> usize {
         // SAFETY: the allocator is alive and has exactly one buffer, number 0.

@@ -19,7 +19,7 @@ pub struct Tensor {
     index: u32,
 }
 
-/// Operations in the order in which they will run. [`super::Backend::run`] consumes it.
+/// Operations in the order in which they will run. [`super::Backend::graph`] makes it, [`super::Backend::run`] consumes it.
 ///
 /// The order matters where memory is changed in place ([`Graph::add_into`], [`Graph::copy`]):
 /// operations recorded before see the old numbers, those recorded after see the new ones.
@@ -31,14 +31,15 @@ pub struct Graph {
     capacity: usize,
     /// What the leaves name: kept alive until the graph has run.
     stored: Vec<Stored>,
+    transposes_in_blocks: bool,
 }
 
 // SAFETY: everything the graph points to is owned by it or, through `stored`, kept alive by it; nothing is tied to a thread.
 unsafe impl Send for Graph {}
 
 impl Graph {
-    /// An empty graph with room for `capacity` tensors: inputs, views and results.
-    pub fn new(capacity: usize) -> Self {
+    /// An empty graph with room for `capacity` tensors.
+    pub(super) fn new(capacity: usize, transposes_in_blocks: bool) -> Self {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         // SAFETY: no preconditions.
         let graph_bytes = unsafe { sys::ggml_graph_overhead_custom(capacity, false) };
@@ -52,6 +53,7 @@ impl Graph {
             tensors: Vec::with_capacity(capacity),
             capacity,
             stored: Vec::new(),
+            transposes_in_blocks,
         }
     }
 
@@ -136,6 +138,11 @@ impl Graph {
 
     pub(super) fn context(&self) -> *mut sys::ggml_context {
         self.context.as_ptr()
+    }
+
+    /// Whether the device runs the CPU's own transpose.
+    pub(super) fn transposes_in_blocks(&self) -> bool {
+        self.transposes_in_blocks
     }
 
     pub(super) fn stored(&self) -> &[Stored] {

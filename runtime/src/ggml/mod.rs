@@ -20,6 +20,7 @@ mod ops;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod transpose;
 
 pub use backend::Backend;
 pub use graph::{Graph, Tensor};

@@ -1,4 +1,5 @@
-//! The operations. All are forward operations that the CPU, CUDA, Metal and Vulkan backends have.
+//! The operations. All are forward operations that the CPU, CUDA, Metal and Vulkan backends have; only the transpose has a
+//! form of its own for the CPU.
 //!
 //! Each checks what ggml would abort on. Unless it says otherwise, operands are F32, results are contiguous F32, and
 //! operands other than those of views must have contiguous rows.
@@ -8,8 +9,12 @@ use llama_cpp_sys_2 as sys;
 use super::{
     graph::{Graph, Tensor},
     stored::full_shape,
+    transpose::transpose_strips,
 };
 use crate::gguf::GgmlType;
+
+/// ggml's `GGML_N_TASKS_MAX`.
+const ALL_THREADS: i32 = -1;
 
 /// How positions rotate the elements of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,8 +271,34 @@ impl Graph {
 
     /// The matrix `a[m, n, ...]` as a new contiguous `[n, m, ...]`.
     pub fn transposed(&mut self, a: Tensor) -> Tensor {
-        let view = self.unary(a, sys::ggml_transpose);
-        self.unary(view, sys::ggml_cont)
+        if !self.transposes_in_blocks() {
+            let view = self.unary(a, sys::ggml_transpose);
+            return self.unary(view, sys::ggml_cont);
+        }
+        self.check_f32_rows("transposed", a);
+        self.check_room();
+        let [m, n, n2, n3] = self.shape(a).map(|n| n as i64);
+        let mut operands = [self.raw(a).as_ptr()];
+        // SAFETY: the context has room; the callback gets an F32 operand with contiguous rows and a result of the transposed
+        // shape, and uses no user data. The list of operands is read during the call only.
+        let result = unsafe {
+            let (context, operands) = (self.context(), operands.as_mut_ptr());
+            let user_data = std::ptr::null_mut();
+            sys::ggml_custom_4d(
+                context,
+                sys::GGML_TYPE_F32,
+                n,
+                m,
+                n2,
+                n3,
+                operands,
+                1,
+                Some(transpose_strips),
+                ALL_THREADS,
+                user_data,
+            )
+        };
+        self.push(result)
     }
 
     /// A view with dimension `i` of `a` at `axes[i]`.

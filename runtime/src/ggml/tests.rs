@@ -10,7 +10,7 @@ fn numbers(n: usize) -> Vec<f32> {
 /// Runs one operation over F32 inputs of the given shapes and returns the result's shape and numbers.
 fn compute(inputs: &[&[usize]], build: impl FnOnce(&mut Graph, &[Tensor]) -> Tensor) -> (Shape, Vec<f32>) {
     let mut backend = Backend::cpu(2).expect("a processor");
-    let mut graph = Graph::new(64);
+    let mut graph = backend.graph(64);
     let leaves: Vec<_> = inputs
         .iter()
         .map(|shape| {
@@ -59,11 +59,33 @@ fn rows_are_dotted_gathered_and_sliced() {
     let (shape, got) = compute(&[&[4, 6]], |g, x| g.slice(x[0], 1, 2, 3));
     assert_eq!(shape, [4, 3, 1, 1]);
     assert_close(&got, &numbers(24)[8..20]);
+}
 
-    let (shape, got) = compute(&[&[2, 3]], |g, x| g.transposed(x[0]));
-    assert_eq!(shape, [3, 2, 1, 1]);
-    let x = numbers(6);
-    assert_close(&got, &[x[0], x[2], x[4], x[1], x[3], x[5]]);
+#[test]
+fn matrices_are_transposed_alike_by_blocks_and_by_ggml() {
+    for [m, n] in [[2, 3], [16, 16], [33, 17], [1, 50], [40, 1]] {
+        let (shape, got) = compute(&[&[m, n, 2]], |g, x| g.transposed(x[0]));
+        assert_eq!(shape, [n, m, 2, 1]);
+        let x = numbers(m * n * 2);
+        let element = |matrix: usize, row: usize, column: usize| x[(matrix * n + column) * m + row];
+        let rows = (0..2).flat_map(|matrix| (0..m).map(move |row| (matrix, row)));
+        let expected: Vec<f32> =
+            rows.flat_map(|(matrix, row)| (0..n).map(move |column| element(matrix, row, column))).collect();
+        assert_close(&got, &expected);
+
+        // A slice: rows that are not neighbours in memory.
+        let part = |g: &mut Graph, x: &[Tensor]| {
+            let view = g.slice(x[0], 0, 1, m.max(2) - 1);
+            g.transposed(view)
+        };
+        let general = |g: &mut Graph, x: &[Tensor]| {
+            let view = g.slice(x[0], 0, 1, m.max(2) - 1);
+            let view = g.permute(view, [1, 0, 2, 3]);
+            g.contiguous(view)
+        };
+        let shape = [m.max(2), n, 2];
+        assert_eq!(compute(&[&shape], part), compute(&[&shape], general), "{m} x {n}");
+    }
 }
 
 #[test]
@@ -95,7 +117,7 @@ fn negated_positions_undo_a_rotation() {
         let heads = backend.allocate(&[(GgmlType::F32, &[16, 2, n_tokens])]).expect("memory").remove(0);
         let values = numbers(heads.n_elements());
         backend.write(&heads, &values);
-        let mut graph = Graph::new(16);
+        let mut graph = backend.graph(16);
         let (x, forth, back) = (graph.leaf(&heads), graph.leaf(&stored[0]), graph.leaf(&stored[1]));
         let rotated = graph.rope(x, forth, &rope);
         let restored = graph.rope(rotated, back, &rope);
@@ -169,7 +191,7 @@ fn operands_that_do_not_fit_panic() {
 fn a_tensor_of_another_graph_is_refused() {
     let backend = Backend::cpu(1).expect("a processor");
     let stored = backend.allocate(&[(GgmlType::F32, &[4])]).expect("memory").remove(0);
-    let foreign = Graph::new(4).leaf(&stored);
-    let outcome = std::panic::catch_unwind(|| Graph::new(4).sqrt(foreign));
+    let foreign = backend.graph(4).leaf(&stored);
+    let outcome = std::panic::catch_unwind(|| Graph::new(4, true).sqrt(foreign));
     assert!(outcome.is_err());
 }
