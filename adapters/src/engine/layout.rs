@@ -184,13 +184,13 @@ mod tests {
                 assert_eq!(layout.n_tokens, n_prompt + lengths.iter().map(|n| n - 1).sum::<usize>());
                 let visible = visible(&layout);
                 let mut start = n_prompt;
-                for row in 0..n_prompt {
-                    assert_eq!(visible[row], (0..=row).collect::<Vec<_>>());
+                for (row, visible) in visible.iter().take(n_prompt).enumerate() {
+                    assert_eq!(visible, &(0..=row).collect::<Vec<_>>());
                 }
                 for length in lengths {
-                    for row in start..start + length - 1 {
+                    for (row, visible) in visible.iter().enumerate().skip(start).take(length - 1) {
                         let expected: Vec<_> = (0..n_prompt).chain(start..=row).collect();
-                        assert_eq!(visible[row], expected, "{lengths:?}, {max_scores}, row {row}");
+                        assert_eq!(visible, &expected, "{lengths:?}, {max_scores}, row {row}");
                     }
                     start += length - 1;
                 }

@@ -22,6 +22,7 @@ mod layer;
 mod layout;
 mod linear;
 mod norm;
+mod pass;
 mod softmax;
 mod tape;
 mod weights;
@@ -29,30 +30,16 @@ mod workspace;
 
 use std::{fmt, path::Path, sync::Arc};
 
-use owlet_runtime::{
-    EncodedPrompt, Error, ErrorKind, Result, TokenId,
-    ggml::{Backend, Graph},
-    gguf::GgufFile,
-};
+use owlet_runtime::{EncodedPrompt, Error, ErrorKind, Result, TokenId, ggml::Backend, gguf::GgufFile};
 
 use self::{
-    adapter::Staging,
     family::Decoder,
-    head::Head,
-    layer::LayerGraph,
     layout::Layout,
-    tape::Tape,
+    pass::Pass,
     weights::Weights,
     workspace::{Arenas, Keep, Workspace},
 };
 use crate::lora::{LoraGrads, LoraWeights, Target};
-
-/// Tensors in the graph of a layer beside those of its attention blocks, with room to spare.
-const LAYER_CAPACITY: usize = 1024;
-
-/// Tensors for each sequence of an attention block, and for the block itself, both directions together.
-const SEQUENCE_CAPACITY: usize = 32;
-const BLOCK_CAPACITY: usize = 192;
 
 /// What the engine may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,7 +150,8 @@ impl Engine {
         let layout = self.layout(group, temperature)?;
         let mut pass = Pass::new(self, lora, group, &layout, Keep::Nothing)?;
         pass.forward()?;
-        pass.head(group, temperature)?.scores(pass.backend, pass.workspace.hidden(pass.decoder.n_layers))
+        let hidden = pass.last_hidden();
+        pass.head(group, temperature)?.scores(pass.backend, &hidden)
     }
 
     /// Adds the gradient of a loss over the completion tokens to `gradients`.
@@ -193,14 +181,14 @@ impl Engine {
         let mut pass = Pass::new(self, Some(lora), group, &layout, keep)?;
         pass.forward()?;
 
-        let n_layers = pass.decoder.n_layers;
         let mut head = pass.head(group, temperature)?;
-        let scores = head.scores(pass.backend, pass.workspace.hidden(n_layers))?;
+        let hidden = pass.last_hidden();
+        let scores = head.scores(pass.backend, &hidden)?;
         let coefficients = coefficients(&scores);
         check_coefficients(&scores, &coefficients)?;
         if coefficients.iter().flatten().any(|&coefficient| coefficient != 0.0) {
-            let (hidden, gradient) = (pass.workspace.hidden(n_layers), pass.workspace.gradient(n_layers));
-            head.backward(pass.backend, &coefficients, hidden, gradient)?;
+            let gradient = pass.last_gradient();
+            head.backward(pass.backend, &coefficients, &hidden, &gradient)?;
             pass.backward(gradients)?;
         }
         Ok(scores)
@@ -233,117 +221,6 @@ impl Engine {
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine").field("decoder", &self.decoder).field("options", &self.options).finish_non_exhaustive()
-    }
-}
-
-/// One call: the engine's parts with the memory of the group.
-struct Pass<'a> {
-    backend: &'a mut Backend,
-    decoder: &'a Decoder,
-    weights: &'a Weights,
-    layout: &'a Layout,
-    head_arena: &'a mut owlet_runtime::ggml::Arena,
-    max_logits: usize,
-    workspace: Workspace,
-    staging: Staging,
-    lora: Option<&'a LoraWeights>,
-}
-
-impl<'a> Pass<'a> {
-    fn new(
-        engine: &'a mut Engine,
-        lora: Option<&'a LoraWeights>,
-        group: &GroupInput,
-        layout: &'a Layout,
-        keep: Keep,
-    ) -> Result<Self> {
-        let Engine { backend, decoder, weights, options, arenas, .. } = engine;
-        let staging = Staging::new(backend, &mut arenas.adapter, weights, lora)?;
-        let workspace = Workspace::new(backend, &mut arenas.group, decoder, layout, group, keep)?;
-        let max_logits = options.logit_bytes / size_of::<f32>();
-        let head_arena = &mut arenas.head;
-        Ok(Self { backend, decoder, weights, layout, head_arena, max_logits, workspace, staging, lora })
-    }
-
-    /// Runs all layers; the last hidden states are then in the workspace.
-    fn forward(&mut self) -> Result<()> {
-        let mut graph = self.backend.graph(self.graph_capacity());
-        self.workspace.embed(&mut graph, &self.weights.embedding);
-        self.backend.run(graph)?;
-        for layer in 0..self.decoder.n_layers {
-            self.upload(layer);
-            let mut graph = self.backend.graph(self.graph_capacity());
-            let mut tape = match self.workspace.tape(layer) {
-                Some(slots) => Tape::Record(slots),
-                None => Tape::Compute,
-            };
-            self.with_layer(&mut graph, layer, |graph, layer_graph, x| {
-                let activations = layer_graph.activations(graph, x, &mut tape);
-                let output = layer_graph.output(graph, &activations);
-                graph.place(output, self.workspace.hidden(layer + 1));
-                self.workspace.add_image_features(layer, graph, output);
-            });
-            self.backend.run(graph)?;
-        }
-        Ok(())
-    }
-
-    /// Runs all layers backwards, from the gradient of the last hidden states in the workspace down to the lowest layer that
-    /// is adapted.
-    fn backward(&mut self, gradients: &mut LoraGrads) -> Result<()> {
-        let Some(lowest) = self.staging.lowest_layer() else { return Ok(()) };
-        for layer in (lowest..self.decoder.n_layers).rev() {
-            self.upload(layer);
-            let mut graph = self.backend.graph(self.graph_capacity());
-            let mut tape = match self.workspace.tape(layer) {
-                Some(slots) => Tape::Replay(slots),
-                None => Tape::Compute,
-            };
-            self.with_layer(&mut graph, layer, |graph, layer_graph, x| {
-                let activations = layer_graph.activations(graph, x, &mut tape);
-                let dy = graph.leaf(self.workspace.gradient(layer + 1));
-                if let Some(dx) = layer_graph.backward(graph, &activations, dy, layer > lowest) {
-                    graph.place(dx, self.workspace.gradient(layer));
-                }
-            });
-            self.backend.run(graph)?;
-            self.staging.collect(self.backend, gradients, layer);
-        }
-        Ok(())
-    }
-
-    /// Calls `build` with layer `layer` and its input brought into `graph`.
-    fn with_layer(
-        &self,
-        graph: &mut Graph,
-        layer: usize,
-        build: impl FnOnce(&mut Graph, &LayerGraph, owlet_runtime::ggml::Tensor),
-    ) {
-        let adapters = self.staging.leaves(graph, layer);
-        let attention = self.workspace.attention(graph, self.decoder, self.layout);
-        let (positions, negated_positions) = self.workspace.positions(graph);
-        let x = graph.leaf(self.workspace.hidden(layer));
-        let layer = &self.weights.layers[layer];
-        let layer_graph =
-            LayerGraph { layer, adapters: &adapters, attention: &attention, positions, negated_positions };
-        build(graph, &layer_graph, x);
-    }
-
-    fn upload(&mut self, layer: usize) {
-        if let Some(lora) = self.lora {
-            self.staging.upload(self.backend, lora, layer);
-        }
-    }
-
-    fn head(&mut self, group: &GroupInput, temperature: f32) -> Result<Head<'a>> {
-        let base = (self.decoder, self.weights);
-        Head::new(self.backend, self.head_arena, base, self.layout, group.completions, temperature, self.max_logits)
-    }
-
-    fn graph_capacity(&self) -> usize {
-        let blocks = &self.layout.blocks;
-        let n_sequences: usize = blocks.iter().map(|block| block.sequences.len()).sum();
-        LAYER_CAPACITY + blocks.len() * BLOCK_CAPACITY + n_sequences * SEQUENCE_CAPACITY
     }
 }
 

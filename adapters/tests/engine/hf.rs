@@ -50,6 +50,12 @@ impl Reference {
         self.folder.join(format!("lora/grad_{run}.safetensors")).is_file()
     }
 
+    /// The adapter after three steps of AdamW on the loss of `run`, if it is there.
+    pub(crate) fn after_three_steps(&self, run: &str) -> Option<Vec<(String, (Array, Array))>> {
+        let file = format!("lora/after3_{run}.safetensors");
+        self.folder.join(&file).is_file().then(|| self.factors(&file))
+    }
+
     fn text_config(&self) -> &Value {
         self.config.get("text_config").unwrap_or(&self.config)
     }

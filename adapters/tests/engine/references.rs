@@ -4,15 +4,17 @@ use crate::hf::{self, Reference};
 use owlet_adapters::{
     engine::{Engine, EngineOptions, GroupInput, TokenScores},
     lora::{LoraGrads, LoraWeights},
+    optim::{AdamW, AdamWOptions},
 };
 
 const MODELS: [&str; 4] = ["tiny-qwen3", "tiny-llama", "tiny-qwen3vl-tied", "tiny-qwen3vl-untied"];
 
-/// Relative L2 error that a tensor's gradient may have. The references themselves are 1e-5 from float64 and measured errors
-/// are below 5e-5; in tiny-qwen3vl-untied one frequency turns by another position in ggml, which costs more.
-fn tolerance(model: &str, run: &str) -> f64 {
-    if model == "tiny-qwen3vl-untied" && run != "text" { 1e-3 } else { 1e-4 }
-}
+/// Relative L2 error that a tensor's gradient may have. The references themselves are up to 1e-5 from float64; measured are
+/// 7e-6, and 2e-5 in tiny-qwen3vl-untied, one of whose frequencies turns by another position in ggml.
+const TOLERANCE: f64 = 5e-5;
+
+/// Largest error of a log-probability, which reach -25; measured are 3e-5, and 6e-5 in the same model.
+const LOGPROB_TOLERANCE: f32 = 1e-4;
 
 struct Measured {
     scores: Vec<TokenScores>,
@@ -67,14 +69,42 @@ fn gradients_and_logprobs_are_those_of_transformers() {
                     .fold(0.0f32, |worst, error| if error.is_nan() { f32::NAN } else { worst.max(error) });
                 let (worst, error) = &errors[0];
                 eprintln!("{model} {name} {run}: gradient {error:.1e} ({worst}), log-probability {logprob_error:.1e}");
-                let allowed = tolerance(model, run);
-                // Log-probabilities reach -25; 3e-5 is the references' own noise.
-                if error.is_nan() || *error > allowed || logprob_error.is_nan() || logprob_error > 2.0 * allowed as f32
-                {
+                let is_far = error.is_nan() || *error > TOLERANCE;
+                if is_far || logprob_error.is_nan() || logprob_error > LOGPROB_TOLERANCE {
                     failures.push(format!("{model} {name} {run}: {:?} {logprob_error}", &errors[..3]));
                 }
             }
         }
     }
     assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn three_optimizer_steps_are_those_of_torch() {
+    for model in MODELS {
+        let Some(reference) = Reference::find(model) else { continue };
+        let options = EngineOptions { n_threads: 1, ..EngineOptions::default() };
+        let mut engine = Engine::from_file(&reference.gguf(), options).unwrap();
+        for run in ["text", "group"] {
+            let Some(expected) = reference.after_three_steps(run) else { continue };
+            let mut lora = reference.adapter();
+            let mut optimizer =
+                AdamW::new(AdamWOptions { max_grad_norm: f64::INFINITY, ..AdamWOptions::default() }, &lora);
+            for _ in 0..3 {
+                let gradients = measure(&mut engine, &reference, &lora, run).gradients;
+                optimizer.step(&mut lora, &gradients, 1e-3);
+            }
+            let mut worst = 0.0f64;
+            for (module, (name, (a, b))) in lora.modules.iter().zip(&expected) {
+                for (got, expected) in [(&module.a, &a.values), (&module.b, &b.values)] {
+                    // Adam divides by the gradient's size, so noise in small gradients shows. Measured are 3e-6, and 6e-5 in
+                    // the model where a frequency turns by another position.
+                    let error = hf::relative_error(got, expected);
+                    worst = worst.max(if error.is_nan() { f64::INFINITY } else { error });
+                    assert!(error < 2e-4, "{model} {run} {name}: {error}");
+                }
+            }
+            eprintln!("{model} {run}: parameters {worst:.1e}");
+        }
+    }
 }
