@@ -54,7 +54,9 @@ def encode(tokenizer, rows: list) -> list:
 class Layout:
     """Builds batches; the constant parts are tokenized once."""
 
-    def __init__(self, tokenizer, hasty_share: float):
+    def __init__(self, tokenizer, hasty_share: float, answer_weight: float = 1.0):
+        self.answer_weight = answer_weight
+        self.answer = tokenizer.convert_tokens_to_ids("answer")
         self.prefix = prefix_ids(tokenizer)
         self.describe = question_ids(tokenizer, DESCRIBE)
         self.pad = tokenizer.pad_token_id
@@ -104,6 +106,10 @@ class Layout:
                     # in the data is a weight on that one token.
                     share = self.hasty_share if segment == HASTY else 1 - self.hasty_share
                     weights[i, at] = 2 * share
+                    # A letter or a number is one token among thirty, and the whole reward.
+                    opened, closing = tokens.index(self.answer) + 1, 4
+                    if len(tokens) - opened - closing <= 4:
+                        weights[i, at + opened - 1:end - closing - 1] = self.answer_weight
                 at = end
         mask = _SEES[segments[:, :, None], segments[:, None, :]]
         mask &= torch.ones(width, width, dtype=torch.bool).tril()

@@ -20,6 +20,12 @@ pub mod rng;
 pub mod scene;
 pub mod tasks;
 
+/// The embedded model: a Qwen3-VL of 7 million weights in F16, made by `owlet quantize` from the recipe's checkpoint.
+pub const MODEL_GGUF: &[u8] = include_bytes!("../owlet-tiny-F16.gguf");
+
+/// Its vision tower in F16.
+pub const MMPROJ_GGUF: &[u8] = include_bytes!("../mmproj-owlet-tiny-F16.gguf");
+
 pub use compose::WORDS;
 pub use dataset::{DatasetError, DatasetOptions, write_dataset};
 pub use scene::{Mark, Scene};
