@@ -332,6 +332,30 @@ fn adapters_that_do_not_fit_are_refused() {
             says: "adapter.lora.alpha: got NaN",
         },
         Case {
+            name: "alpha of another type",
+            edit: |draft| draft.set("adapter.lora.alpha", 4f64),
+            kind: ErrorKind::InvalidFile,
+            says: "adapter.lora.alpha: got f64, needed f32",
+        },
+        Case {
+            name: "embedding that is the output too",
+            edit: |draft| {
+                draft.tensor("token_embd.weight.lora_a", &[2, tiny::N_VOCAB]);
+                draft.tensor("token_embd.weight.lora_b", &[2, N_EMBD])
+            },
+            kind: ErrorKind::Unsupported,
+            says: "token_embd.weight: got an embedding that is the output matrix too",
+        },
+        Case {
+            name: "norm that no update reaches",
+            edit: |draft| {
+                draft.tensor("blk.0.attn_norm.weight.lora_a", &[N_EMBD, 1]);
+                draft.tensor("blk.0.attn_norm.weight.lora_b", &[1, 1])
+            },
+            kind: ErrorKind::Unsupported,
+            says: "blk.0.attn_norm.weight: got a tensor that is not multiplied",
+        },
+        Case {
             name: "activated LoRA",
             edit: |draft| draft.set("adapter.alora.invocation_tokens", vec![257u32]),
             kind: ErrorKind::Unsupported,

@@ -15,6 +15,17 @@ struct Pair<'a> {
     b: Option<&'a TensorInfo>,
 }
 
+/// Keys that llama.cpp reads with getters that end the process on any other type.
+const TYPED_KEYS: [(&str, &str); 4] = [
+    ("general.type", "string"),
+    ("general.architecture", "string"),
+    ("adapter.type", "string"),
+    ("adapter.lora.alpha", "f32"),
+];
+
+/// Matrices of a layer that llama.cpp multiplies together with an adapter's update.
+const LAYER_PARTS: [&str; 7] = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+
 /// Checks `file` against the model file `model`.
 ///
 /// # Errors
@@ -22,6 +33,9 @@ struct Pair<'a> {
 pub(super) fn check(file: &GgufFile, model: &GgufFile) -> Result<AdapterInfo> {
     check_kind(file, model)?;
     let key = "adapter.lora.alpha";
+    for (key, needed) in TYPED_KEYS {
+        file.demand_type(key, needed)?;
+    }
     let alpha = file.opt_f32(key)?.unwrap_or(0.0);
     if !(alpha.is_finite() && alpha >= 0.0) {
         let error = Error::new(ErrorKind::InvalidFile, "wrong metadata").at(key);
@@ -88,6 +102,7 @@ fn check_pair(name: &str, pair: &Pair, model: &GgufFile) -> Result<u64> {
         let error = Error::new(ErrorKind::Mismatch, "adapter is for another model").at(name);
         return Err(error.got("a weight that the model does not have"));
     };
+    check_target(name, weight, model)?;
     for tensor in [a, b] {
         let good = matches!(tensor.dtype, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16);
         if !good {
@@ -109,6 +124,27 @@ fn check_pair(name: &str, pair: &Pair, model: &GgufFile) -> Result<u64> {
         }
     }
     Ok(rank)
+}
+
+/// Refuses weights whose update llama.cpp would leave out, or end the process on.
+fn check_target(name: &str, weight: &TensorInfo, model: &GgufFile) -> Result<()> {
+    let refused = |got: &str, needed: &str| {
+        let error = Error::new(ErrorKind::Unsupported, "adapter changes what it cannot").at(name);
+        Err(error.got(got).needed(needed))
+    };
+    if name == "token_embd.weight" {
+        // Without a matrix of its own the output multiplies by this one, whose A and B have their roles swapped.
+        return match model.tensor("output.weight") {
+            Some(_) => Ok(()),
+            None => refused("an embedding that is the output matrix too", "a model with an output.weight of its own"),
+        };
+    }
+    let part = name.strip_suffix(".weight").and_then(|name| name.strip_prefix("blk.")?.split_once('.'));
+    let is_multiplied = name == "output.weight" || part.is_some_and(|(_, part)| LAYER_PARTS.contains(&part));
+    if is_multiplied && weight.shape.len() <= 2 {
+        return Ok(());
+    }
+    refused("a tensor that is not multiplied", &format!("output or one of {} of a layer", LAYER_PARTS.join(", ")))
 }
 
 fn matrix_shape(tensor: &TensorInfo) -> [u64; 2] {

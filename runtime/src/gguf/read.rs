@@ -186,6 +186,15 @@ impl GgufFile {
         self.typed(key, "array of i32", Value::as_i32s)
     }
 
+    /// Checks that the value of `key`, where the file has it, is stored as exactly `needed` ([`Value::type_name`]).
+    /// For keys that C++ reads after us with getters that end the process on any other type.
+    pub(crate) fn demand_type(&self, key: &str, needed: &str) -> Result<()> {
+        match self.get(key) {
+            Some(value) if value.type_name() != needed => Err(self.wrong_type(key, value, needed)),
+            _ => Ok(()),
+        }
+    }
+
     fn typed<'a, T>(
         &'a self,
         key: &str,
@@ -193,13 +202,15 @@ impl GgufFile {
         convert: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Result<Option<T>> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        convert(value).map(Some).ok_or_else(|| {
-            let got = match value.as_integer() {
-                Some(number) => format!("{} {number}", value.type_name()),
-                None => value.type_name().to_owned(),
-            };
-            Error::new(ErrorKind::InvalidFile, "wrong metadata").at(key).at(self.path.display()).got(got).needed(needed)
-        })
+        convert(value).map(Some).ok_or_else(|| self.wrong_type(key, value, needed))
+    }
+
+    fn wrong_type(&self, key: &str, value: &Value, needed: &str) -> Error {
+        let got = match value.as_integer() {
+            Some(number) => format!("{} {number}", value.type_name()),
+            None => value.type_name().to_owned(),
+        };
+        Error::new(ErrorKind::InvalidFile, "wrong metadata").at(key).at(self.path.display()).got(got).needed(needed)
     }
 
     fn present<T>(&self, key: &str, value: Option<T>) -> Result<T> {
