@@ -129,16 +129,16 @@ impl Staging {
         }
     }
 
-    /// Adds the gradients of layer `layer`, which the last graph has computed, to `gradients`.
-    pub(super) fn collect(&self, backend: &mut Backend, gradients: &mut LoraGrads, layer: usize) {
+    /// Adds `factor` times the gradients of layer `layer`, which the last graph has computed, to `gradients`.
+    pub(super) fn collect(&self, backend: &mut Backend, gradients: &mut LoraGrads, factor: f32, layer: usize) {
         for (module, staged) in self.layer(layer) {
             let sums = &mut gradients.modules[module];
             let values = backend.read_all(&staged.gradients.a);
-            sums.a.iter_mut().zip(&values).for_each(|(sum, value)| *sum += value);
+            sums.a.iter_mut().zip(&values).for_each(|(sum, value)| *sum += factor * value);
             let values = backend.read_all(&staged.gradients.b);
             let rows = values.chunks(staged.gradients.b.shape()[0]);
             for (sums, values) in sums.b.chunks_mut(self.rank).zip(rows) {
-                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += factor * value);
             }
         }
     }

@@ -135,14 +135,14 @@ impl<'a> Head<'a> {
     }
 
     /// Computes the gradient of the last `hidden` states into `gradient`, both `[n_embd, T]`, for `coefficients`
-    /// dLoss/dlogprob of every completion token. Must follow [`Head::scores`].
+    /// dLoss/dlogprob of every completion token, multiplied by `scale`. Must follow [`Head::scores`].
     ///
     /// # Errors
     /// As [`Backend::run`].
     pub(super) fn backward(
         &mut self,
         backend: &mut Backend,
-        coefficients: &[Vec<f32>],
+        (coefficients, scale): (&[Vec<f32>], f32),
         hidden: &Stored,
         gradient: &Stored,
     ) -> Result<()> {
@@ -153,7 +153,7 @@ impl<'a> Head<'a> {
             .iter()
             .flatten()
             .zip(coefficients.iter().flatten())
-            .map(|(&prediction, coefficient)| (prediction, coefficient * self.inverse_temperature))
+            .map(|(&prediction, coefficient)| (prediction, coefficient * scale * self.inverse_temperature))
             .collect();
         predictions.iter().for_each(|(prediction, weight)| row_weights[prediction.row] += weight);
 

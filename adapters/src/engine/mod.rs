@@ -188,8 +188,9 @@ impl Engine {
         check_coefficients(&scores, &coefficients)?;
         if coefficients.iter().flatten().any(|&coefficient| coefficient != 0.0) {
             let gradient = pass.last_gradient();
-            head.backward(pass.backend, &coefficients, &hidden, &gradient)?;
-            pass.backward(gradients)?;
+            let scale = gradient_scale(&coefficients);
+            head.backward(pass.backend, (&coefficients, scale), &hidden, &gradient)?;
+            pass.backward(gradients, 1.0 / scale)?;
         }
         Ok(scores)
     }
@@ -243,4 +244,12 @@ fn check_coefficients(scores: &[TokenScores], coefficients: &[Vec<f32>]) -> Resu
         return Err(invalid("loss coefficients").got("a number that is not finite"));
     }
     Ok(())
+}
+
+/// The power of two that brings the largest coefficient to 1..2. Averages over many tokens have tiny coefficients; their
+/// gradients would reach the subnormal numbers, on which processors are slow, and leave the range of half-precision devices.
+/// Multiplying by a power of two, and dividing in the end, changes no bits otherwise.
+fn gradient_scale(coefficients: &[Vec<f32>]) -> f32 {
+    let largest = coefficients.iter().flatten().fold(0.0f32, |largest, coefficient| largest.max(coefficient.abs()));
+    (-largest.log2().floor()).clamp(-100.0, 100.0).exp2()
 }

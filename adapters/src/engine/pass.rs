@@ -68,14 +68,14 @@ impl<'a> Pass<'a> {
     }
 
     /// Runs all layers backwards, from the gradient of the last hidden states in the workspace down to the lowest layer that
-    /// is adapted.
-    pub(super) fn backward(&mut self, gradients: &mut LoraGrads) -> Result<()> {
+    /// is adapted. What is added to `gradients` is multiplied by `factor`.
+    pub(super) fn backward(&mut self, gradients: &mut LoraGrads, factor: f32) -> Result<()> {
         let Some(lowest) = self.staging.lowest_layer() else { return Ok(()) };
         for layer in (lowest..self.decoder.n_layers).rev() {
             self.upload(layer);
             let graph = self.backward_graph(layer, layer > lowest);
             self.backend.run(graph)?;
-            self.staging.collect(self.backend, gradients, layer);
+            self.staging.collect(self.backend, gradients, factor, layer);
         }
         Ok(())
     }

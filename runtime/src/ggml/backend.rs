@@ -23,6 +23,10 @@ use crate::{
 /// Alignment that ggml demands of memory that it did not allocate.
 const POINTER_ALIGNMENT: usize = 32;
 
+/// How long a thread spins for the next graph before it sleeps: some milliseconds. ggml's default of 50 would keep the cores
+/// from whatever runs between two graphs, such as the rollouts.
+const IDLE_POLL: u32 = 1;
+
 /// Parts of an arena start on cache lines; no backend asks for more than this.
 const CARVE_ALIGNMENT: usize = 256;
 
@@ -68,6 +72,7 @@ impl Backend {
         // SAFETY: the parameters are initialised by ggml for a number of threads within its limit.
         let threads = unsafe {
             let mut params = sys::ggml_threadpool_params_default(n_threads as i32);
+            params.poll = IDLE_POLL;
             sys::ggml_threadpool_new(&raw mut params)
         };
         let threads = NonNull::new(threads).ok_or_else(|| failed("thread pool"))?;
