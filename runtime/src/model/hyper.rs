@@ -147,9 +147,9 @@ fn refuse_variants(keys: &Keys) -> Result<()> {
         return Err(keys.unsupported("attention.causal", "false", "true"));
     }
     if let Some(scaling) = keys.file.opt_str(&keys.name("rope.scaling.type"))?
-        && !["none", "linear", "yarn", "longrope"].contains(&scaling)
+        && !["none", "linear", "yarn"].contains(&scaling)
     {
-        return Err(keys.unsupported("rope.scaling.type", scaling, "none, linear, yarn or longrope"));
+        return Err(keys.unsupported("rope.scaling.type", scaling, "none, linear or yarn"));
     }
     let n_splits = keys.file.get("split.count").and_then(Value::as_integer).unwrap_or(0);
     if n_splits > 1 {
@@ -205,10 +205,12 @@ impl Keys<'_> {
         let key = "rope.dimension_sections";
         let sections = self.file.opt_i32s(&self.name(key))?.unwrap_or_default();
         let total: i64 = sections.iter().map(|&section| i64::from(section)).sum();
-        let good = (3..=4).contains(&sections.len())
+        // llama.cpp reads four, and ggml demands that one of the first three turns anything.
+        let good = sections.len() == 4
+            && sections.iter().take(3).any(|&section| section > 0)
             && sections.iter().all(|&section| section >= 0)
             && (1..=i64::from(head_dim / 2)).contains(&total);
-        let needed = format!("3 or 4 counts of sum at most {}", head_dim / 2);
+        let needed = format!("4 counts, one of the first 3 above 0, of sum at most {}", head_dim / 2);
         if good { Ok(()) } else { Err(self.wrong(key, format!("{sections:?}"), &needed)) }
     }
 

@@ -1,15 +1,17 @@
 //! Image projector files (mmproj): found beside the model, and checked on their own and against the model.
 
+mod tensors;
+
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use super::{
-    check::{matrix, vector},
-    hyper::Hyperparameters,
-};
+use super::hyper::Hyperparameters;
 use crate::{Error, ErrorKind, Result, gguf::GgufFile};
+
+/// Upper bound on blocks of a tower.
+const MAX_LAYERS: u32 = 512;
 
 /// What the rest of the runtime needs to know of a projector.
 #[derive(Clone, Copy, Debug)]
@@ -86,23 +88,31 @@ pub(super) fn check(file: &GgufFile, hyper: &Hyperparameters) -> Result<Projecto
         let error = Error::new(ErrorKind::Unsupported, "not an image projector").got(format!("{architecture} file"));
         return Err(error.needed("an mmproj GGUF with a vision encoder"));
     }
+    check_keys(file)?;
     let kind = match file.opt_str("clip.projector_type")? {
         Some(kind) => kind,
         None => file.str("clip.vision.projector_type")?,
     };
     let needed = match hyper.architecture.name() {
-        "qwen3vl" => &["qwen3vl_merger"][..],
-        _ => &["qwen2.5vl_merger", "qwen2vl_merger"],
+        "qwen3vl" => &[Kind::Qwen3Vl][..],
+        _ => &[Kind::Qwen25Vl, Kind::Qwen2Vl],
     };
-    if !needed.contains(&kind) {
+    let Some(&kind) = needed.iter().find(|needed| needed.name() == kind) else {
         let error = Error::new(ErrorKind::Mismatch, "image projector is for another model").at("clip.projector_type");
-        return Err(error.got(kind).needed(needed.join(" or ")));
-    }
-    let tower = Tower::read(file)?;
-    let n_deepstack = tower.check_tensors(file, kind, u64::from(hyper.n_embd))?;
+        let names: Vec<_> = needed.iter().map(|kind| kind.name()).collect();
+        return Err(error.got(kind).needed(names.join(" or ")));
+    };
+    let tower = Tower::read(file, kind)?;
+    let n_text = u64::from(hyper.n_embd);
+    let n_deepstack = tower.check_tensors(file, n_text)?;
     if n_deepstack != u64::from(hyper.n_deepstack) {
         let error = Error::new(ErrorKind::Mismatch, "image projector is for another model").at("deepstack layers");
         return Err(error.got(n_deepstack).needed(hyper.n_deepstack));
+    }
+    let width = u64::from(file.u32("clip.vision.projection_dim")?);
+    if width != n_text {
+        let error = Error::new(ErrorKind::Mismatch, "image projector is for another model");
+        return Err(error.at("clip.vision.projection_dim").got(width).needed(n_text));
     }
     Ok(ProjectorInfo {
         factor: (tower.patch * tower.merge) as u32,
@@ -111,8 +121,78 @@ pub(super) fn check(file: &GgufFile, hyper: &Hyperparameters) -> Result<Projecto
     })
 }
 
+/// Every key that clip.cpp reads for these projectors: its getters end the process on another type than this one.
+const KEYS: [(&str, &str, bool /* required */); 24] = [
+    ("general.name", "string", false),
+    ("general.description", "string", false),
+    ("clip.has_vision_encoder", "bool", true),
+    ("clip.has_audio_encoder", "bool", false),
+    ("clip.has_gen_audio_encoder", "bool", false),
+    ("clip.projector_type", "string", false),
+    ("clip.use_gelu", "bool", false),
+    ("clip.use_silu", "bool", false),
+    ("clip.minicpmv_version", "i32", false),
+    ("clip.minicpmv_query_num", "u32", false),
+    ("clip.vision.projector_type", "string", false),
+    ("clip.vision.mm_patch_merge_type", "string", false),
+    ("clip.vision.embedding_length", "u32", true),
+    ("clip.vision.feed_forward_length", "u32", true),
+    ("clip.vision.block_count", "u32", true),
+    ("clip.vision.projection_dim", "u32", true),
+    ("clip.vision.image_size", "u32", true),
+    ("clip.vision.patch_size", "u32", true),
+    ("clip.vision.spatial_merge_size", "u32", false),
+    ("clip.vision.n_wa_pattern", "u32", false),
+    ("clip.vision.attention.head_count", "u32", true),
+    ("clip.vision.attention.head_count_kv", "u32", false),
+    ("clip.vision.attention.head_dim", "u32", false),
+    ("clip.vision.attention.layer_norm_epsilon", "f32", true),
+];
+
+fn check_keys(file: &GgufFile) -> Result<()> {
+    for (key, needed, is_required) in KEYS {
+        if is_required && file.get(key).is_none() {
+            return Err(Error::new(ErrorKind::InvalidFile, "missing metadata").at(key).needed(needed));
+        }
+        file.demand_type(key, needed)?;
+    }
+    for key in ["clip.has_audio_encoder", "clip.has_gen_audio_encoder"] {
+        if file.opt_bool(key)? == Some(true) {
+            let error = Error::new(ErrorKind::Unsupported, "projector of more than pictures").at(key);
+            return Err(error.got(true).needed(false));
+        }
+    }
+    Ok(())
+}
+
+/// The projectors of the Qwen-VL family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Qwen2Vl,
+    Qwen25Vl,
+    Qwen3Vl,
+}
+
+impl Kind {
+    /// llama.cpp's name.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Qwen2Vl => "qwen2vl_merger",
+            Self::Qwen25Vl => "qwen2.5vl_merger",
+            Self::Qwen3Vl => "qwen3vl_merger",
+        }
+    }
+
+    /// The largest patch: Qwen2.5-VL attends in windows of 112 pixels, which hold no merged patch of a larger one, and
+    /// llama.cpp counts the pixels of the largest picture in an `int`.
+    fn max_patch(self) -> u32 {
+        if self == Self::Qwen25Vl { 56 } else { 64 }
+    }
+}
+
 /// Sizes of the vision tower.
 struct Tower {
+    kind: Kind,
     n_embd: u64,
     n_ff: u64,
     n_layer: u64,
@@ -121,7 +201,7 @@ struct Tower {
 }
 
 impl Tower {
-    fn read(file: &GgufFile) -> Result<Self> {
+    fn read(file: &GgufFile, kind: Kind) -> Result<Self> {
         let within = |key: &str, min: u32, max: u32| {
             let key = format!("clip.vision.{key}");
             let value = file.u32(&key)?;
@@ -138,11 +218,27 @@ impl Tower {
                 &format!("heads of a multiple of 4 in {n_embd}"),
             ));
         }
-        let merge = match file.opt_u32("clip.vision.spatial_merge_size")? {
-            None | Some(2) => 2,
-            // llama.cpp's graph merges 2 x 2 whatever the file says.
-            Some(other) => return Err(wrong("clip.vision.spatial_merge_size", other, "2")),
-        };
+        // llama.cpp's graph merges 2 x 2 and splits queries, keys and values alike, whatever the file says.
+        let merge = 2;
+        let fixed = [
+            ("spatial_merge_size", merge),
+            ("attention.head_dim", n_embd / n_head),
+            ("attention.head_count_kv", n_head),
+        ];
+        for (key, needed) in fixed {
+            let key = format!("clip.vision.{key}");
+            if let Some(value) = file.opt_u32(&key)?.filter(|&value| u64::from(value) != needed) {
+                return Err(wrong(&key, value, &needed.to_string()));
+            }
+        }
+        match kind {
+            Kind::Qwen25Vl => within("n_wa_pattern", 1, MAX_LAYERS).map(drop)?,
+            // The graph would attend in windows whose masks nobody fills.
+            _ => match file.opt_u32("clip.vision.n_wa_pattern")? {
+                None | Some(0) => {}
+                Some(other) => return Err(wrong("clip.vision.n_wa_pattern", other, "0")),
+            },
+        }
         for key in ["clip.vision.image_mean", "clip.vision.image_std"] {
             let values = file.get(key).and_then(|value| value.as_f32s()).unwrap_or_default();
             let good = values.len() >= 3 && values.iter().all(|value| value.is_finite());
@@ -150,94 +246,21 @@ impl Tower {
                 return Err(wrong(key, format!("{values:?}"), "3 finite numbers, deviations not 0"));
             }
         }
-        within("image_size", 1, 1 << 16)?;
-        file.f32("clip.vision.attention.layer_norm_epsilon")?;
+        within("image_size", 1, 8192)?;
+        let key = "clip.vision.attention.layer_norm_epsilon";
+        let epsilon = file.f32(key)?;
+        if !(epsilon.is_finite() && epsilon >= 0.0) {
+            return Err(wrong(key, epsilon, "a finite number, at least 0"));
+        }
         Ok(Self {
+            kind,
             n_embd,
             n_ff: within("feed_forward_length", 1, 1 << 20)?,
-            n_layer: within("block_count", 1, 512)?,
-            patch: within("patch_size", 1, 256)?,
+            n_layer: within("block_count", 1, MAX_LAYERS)?,
+            patch: within("patch_size", 1, kind.max_patch())?,
             merge,
         })
     }
-
-    /// Checks all tensors and returns the number of deepstack mergers. `n_text` is the language model's width.
-    fn check_tensors(&self, file: &GgufFile, kind: &str, n_text: u64) -> Result<u64> {
-        let n = self.n_embd;
-        let merged = n * self.merge * self.merge;
-        let is_qwen3 = kind == "qwen3vl_merger";
-        let kernel = [self.patch, self.patch, 3, n];
-        file.require("v.patch_embd.weight", &kernel)?;
-        file.require("v.patch_embd.weight.1", &kernel)?;
-        for layer in 0..self.n_layer {
-            let name = |part: &str| format!("v.blk.{layer}.{part}");
-            for norm in ["ln1", "ln2"] {
-                vector(file, &name(&format!("{norm}.weight")), n)?;
-                if kind != "qwen2.5vl_merger" {
-                    vector(file, &name(&format!("{norm}.bias")), n)?;
-                }
-            }
-            let mut linears = vec![("attn_out", n, n), ("ffn_up", n, self.n_ff), ("ffn_down", self.n_ff, n)];
-            match is_qwen3 {
-                true => linears.push(("attn_qkv", n, 3 * n)),
-                false => linears.extend([("attn_q", n, n), ("attn_k", n, n), ("attn_v", n, n)]),
-            }
-            if kind == "qwen2.5vl_merger" {
-                linears.push(("ffn_gate", n, self.n_ff));
-            }
-            for (part, n_in, n_out) in linears {
-                linear(file, &name(part), n_in, n_out)?;
-            }
-        }
-        vector(file, "v.post_ln.weight", n)?;
-        linear(file, "mm.0", merged, merged)?;
-        let width = file.tensor("mm.2.bias").map_or(0, |bias| bias.shape[0]);
-        if width != n_text {
-            let error = Error::new(ErrorKind::Mismatch, "image projector is for another model").at("mm.2.bias");
-            return Err(error.got(format!("width {width}")).needed(format!("{n_text}, the model's embedding width")));
-        }
-        linear(file, "mm.2", merged, n_text)?;
-        if !is_qwen3 {
-            return Ok(0);
-        }
-        vector(file, "v.post_ln.bias", n)?;
-        vector(file, "v.patch_embd.bias", n)?;
-        self.check_positions(file)?;
-        let mut n_deepstack = 0;
-        for layer in 0..self.n_layer {
-            let name = |part: &str| format!("v.deepstack.{layer}.{part}");
-            if file.tensor(&name("fc1.weight")).is_some() {
-                n_deepstack += 1;
-                vector(file, &name("norm.weight"), merged)?;
-                vector(file, &name("norm.bias"), merged)?;
-                linear(file, &name("fc1"), merged, merged)?;
-                linear(file, &name("fc2"), merged, n_text)?;
-            }
-        }
-        Ok(n_deepstack)
-    }
-
-    /// Learned positions lie on a square grid, which is interpolated.
-    fn check_positions(&self, file: &GgufFile) -> Result<()> {
-        let name = "v.position_embd.weight";
-        let rows = file.tensor(name).map_or(0, |tensor| tensor.n_rows());
-        vectors(file, name, [self.n_embd, rows.max(1)])?;
-        if rows.isqrt().pow(2) != rows {
-            return Err(wrong(name, format!("{rows} positions"), "a square number"));
-        }
-        Ok(())
-    }
-}
-
-fn linear(file: &GgufFile, name: &str, n_in: u64, n_out: u64) -> Result<()> {
-    matrix(file, &format!("{name}.weight"), [n_in, n_out])?;
-    vector(file, &format!("{name}.bias"), n_out)
-}
-
-/// A table of f32 rows.
-fn vectors(file: &GgufFile, name: &str, shape: [u64; 2]) -> Result<()> {
-    let tensor = file.require(name, &shape)?;
-    if tensor.dtype == crate::gguf::GgmlType::F32 { Ok(()) } else { Err(wrong(name, tensor.dtype, "f32")) }
 }
 
 fn wrong(place: &str, got: impl std::fmt::Display, needed: &str) -> Error {
