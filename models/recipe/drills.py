@@ -3,7 +3,7 @@
 A reply holds one look-up at most (which letter stands before `circle`?), too few for so small a model
 to find the circuit in an hour. These rows have no image, so they are cheap, and they hold many:
 
-- look-ups: four options, then the end of a reply for each of them in random order;
+- look-ups: four options, then the end of a reply for each of them in random order, no frills;
 - notes: prompt and careful reply of a training row, with loss only behind the listing, where everything
   follows from the text.
 """
@@ -11,8 +11,6 @@ to find the circuit in an hour. These rows have no image, so they are cheap, and
 import random
 
 import torch
-
-from common import SUFFIX
 
 WORDS = [
     ["left", "right", "above", "below"],
@@ -39,12 +37,12 @@ class Drills:
         return ends[0] if ends else None
 
     def _lookup(self):
-        words = self.rng.sample(self.rng.choice(WORDS), 4)
+        pool = self.rng.choice(WORDS)
+        words = sorted(self.rng.sample(pool, 4), key=pool.index)
         options = "\n".join(f"{letter}. {word}" for letter, word in zip("ABCD", words, strict=True))
-        text = f"Where?\n{options}\n{SUFFIX}<|im_end|>\n<|im_start|>assistant\n"
+        text = f"Where?\n{options}\n<thinking>I see."
         for index in self.rng.sample(range(4), 4):
-            lead = self.rng.choice(["quick look,", "I see.", "I see. star is", "I see. red is"])
-            text += f"<thinking>{lead} {words[index]}.</thinking><answer>{'ABCD'[index]}</answer><|im_end|>"
+            text += f" {words[index]}.</thinking><answer>{'ABCD'[index]}</answer>"
         ids = self.start + self.tokenizer.encode(text, add_special_tokens=False)
         return ids, [token in self.letters for token in ids]
 
@@ -56,8 +54,12 @@ class Drills:
         return ids, [i >= first for i in range(len(ids))]
 
     def batch(self, lookups: int, notes: int):
-        """ids, positions, mask and labels of one step."""
-        made = [self._lookup() for _ in range(lookups)] + [self._note() for _ in range(notes)]
+        """(ids, positions, mask, labels) for the look-ups and for the notes of one step."""
+        for draw, count in ((self._lookup, lookups), (self._note, notes)):
+            if count:
+                yield self._pack([draw() for _ in range(count)])
+
+    def _pack(self, made):
         count, width = len(made), max(len(ids) for ids, _ in made)
         ids = torch.full((count, width), self.pad)
         labels = torch.full((count, width), -100)

@@ -114,7 +114,7 @@ def main():
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoint.pt"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vision-steps", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=1500, help="steps of the second phase")
+    parser.add_argument("--steps", type=int, default=2500, help="steps of the second phase")
     parser.add_argument("--minutes", type=float, help="end the second phase by time instead of steps")
     parser.add_argument("--batch", type=int, default=24, help="pictures a step in the second phase")
     parser.add_argument("--pieces", type=int, default=3, help="micro-batches a step")
@@ -124,7 +124,8 @@ def main():
     parser.add_argument("--answer-weight", type=float, default=3.0, help="loss weight of short answers")
     parser.add_argument("--listing-share", type=float, default=0.5, help="steps that also describe")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--lookups", type=int, default=20, help="look-up drills a step")
+    parser.add_argument("--freeze-vision", type=float, default=0.7, help="share of the second phase after which the tower rests")
+    parser.add_argument("--lookups", type=int, default=8, help="look-up drills a step")
     parser.add_argument("--notes", type=int, default=20, help="note drills a step")
     parser.add_argument("--drill-weight", type=float, default=0.5)
     parser.add_argument("--score", type=int, default=12, help="held-out pictures per task scored at each checkpoint")
@@ -150,17 +151,11 @@ def main():
         # The tower can see already: a high rate would shake what it knows.
         "all": optimizer_for([([visual, probe], 0.3), ([model], 1.0)], 0.02),
     }
-    fresh = 0
     if args.checkpoint.exists():
         state = torch.load(args.checkpoint, weights_only=True)
         model.load_state_dict(state.pop("model"))
         probe.load_state_dict(state.pop("probe"))
-        optimizer_state = state.pop("optimizer")
-        try:
-            optimizers[state["phase"]].load_state_dict(optimizer_state)
-        except ValueError as mismatch:
-            fresh = state["step"]
-            print(f"moments start at zero: {mismatch}", flush=True)
+        optimizers[state["phase"]].load_state_dict(state.pop("optimizer"))
         print(f"resumed at {state}", flush=True)
 
     def checkpoint(phase: str, step: int):
@@ -209,7 +204,8 @@ def main():
         whole = sum(b["weights"][b["labels"] != -100].sum() for b in made)
         for indices, batch in zip(pieces, made, strict=True):
             pixels, cls, box = look(indices)
-            image = see(model, pixels)
+            with torch.set_grad_enabled(done < args.freeze_vision):
+                image = see(model, pixels)
             probe_loss, right, off = probe(image[0] + sum(image[1]), cls, box)
             hidden = read(model, batch["ids"], batch["positions"], batch["mask"], image, layout.image_at)
             wanted = batch["labels"] != -100
@@ -225,23 +221,20 @@ def main():
                 for task in range(len(TASKS)):
                     chosen = (segment == name) & (tasks[np.array(indices)][row_of] == task)
                     hits[style, task] += correct[chosen].sum(), chosen.sum()
-        if args.lookups + args.notes:
-            ids, positions, mask, labels = drills.batch(args.lookups, args.notes)
+        for slot, (ids, positions, mask, labels) in enumerate(drills.batch(args.lookups, args.notes)):
             hidden = read(model, ids, positions, mask)
             wanted = labels != -100
             logits, labels = model.lm_head(hidden[wanted]), labels[wanted]
             loss = F.cross_entropy(logits, labels)
             (args.drill_weight * loss).backward()
-            right = logits.argmax(-1) == labels
-            letter = torch.tensor([t in drills.letters for t in labels.tolist()])
-            drilled += np.array([right[letter].float().mean().item(), right[~letter].float().mean().item()])
+            drilled[slot] += (logits.argmax(-1) == labels).float().mean().item()
             drill_sum += loss.item()
-        update(optimizers["all"], learning_rate(step - fresh, done, args.rate))
+        update(optimizers["all"], learning_rate(step, done, args.rate))
         step += 1
         if step % 25 == 0:
             per_step = (time.time() - started) / (step - state["step"])
             shares = hits[..., 0] / np.maximum(hits[..., 1], 1)
-            print(f"step {step} loss {total / 25:.4f} probe {probed[0] / 25:.2f} {probed[1] / 25:.3f} drill {drill_sum / 25:.3f} letters {drilled[0] / 25:.2f} rest {drilled[1] / 25:.2f} tokens right: careful "
+            print(f"step {step} loss {total / 25:.4f} probe {probed[0] / 25:.2f} {probed[1] / 25:.3f} drill {drill_sum / 25:.3f} look-ups {drilled[0] / 25:.3f} notes {drilled[1] / 25:.3f} tokens right: careful "
                   + " ".join(f"{s:.3f}" for s in shares[0]) + " hasty " + " ".join(f"{s:.3f}" for s in shares[1])
                   + f"  {per_step:.2f} s/step, {100 * done:.0f} % done, {elapsed() * (1 / done - 1) / 60:.0f} min left", flush=True)
             drilled, drill_sum = np.zeros(2), 0.0

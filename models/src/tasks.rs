@@ -210,7 +210,7 @@ fn draw_question(task: TaskKind, rng: &mut Rng) -> (Scene, Question) {
         TaskKind::SpatialReasoning => {
             let n = rng.between(2, 4) as usize;
             let (scene, a, b) = compose::aligned_shapes(rng, n);
-            let question = questions::relation(rng, &scene, a, b);
+            let question = questions::relation(&scene, a, b);
             (scene, question)
         }
         TaskKind::GeneralVqa => {
