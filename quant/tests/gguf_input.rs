@@ -80,6 +80,34 @@ fn contradictions_are_errors_and_not_aborts() {
 }
 
 #[test]
+fn another_alignment_than_the_quantizers_is_refused() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (text, _) = files(directory.path());
+    let mut writer = GgufWriter::new();
+    for (key, value) in text.metadata() {
+        writer.set(key.clone(), value.clone());
+    }
+    let key = b"general.alignmen_";
+    writer.set(String::from_utf8_lossy(key), 8u32);
+    for tensor in text.tensors() {
+        writer.declare(&tensor.name, &tensor.shape, tensor.dtype).expect("declared");
+    }
+    let mut stream = writer.start(Vec::new()).expect("writes");
+    for tensor in text.tensors() {
+        stream.write_tensor(&tensor.name, text.data(tensor)).expect("written");
+    }
+    let mut bytes = stream.finish().expect("complete");
+    let at = bytes.windows(key.len()).position(|window| window == key).expect("set");
+    bytes[at + key.len() - 1] = b't';
+    let input = directory.path().join("loose.gguf");
+    std::fs::write(&input, bytes).expect("writes");
+    let request = QuantizeRequest::new(&input, directory.path().join("out.gguf"), QuantType::Q8_0);
+    let error = quantize(&request, &mut |_| {}).expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("got 8, needed 32"), "{error}");
+}
+
+#[test]
 fn a_projector_can_be_packed_too() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let (_, tower) = files(directory.path());

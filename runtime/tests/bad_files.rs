@@ -170,6 +170,24 @@ fn models_that_do_not_hold_together_are_refused() {
             says: "token_embd.weight",
         },
         Case {
+            name: "bytes that no token stands for",
+            edit: |draft| draft.set("tokenizer.ggml.model", "llama"),
+            kind: ErrorKind::InvalidFile,
+            says: "tokenizer.ggml.tokens: got no <0x00>",
+        },
+        Case {
+            name: "splitting rules by regular expression",
+            edit: |draft| draft.set("tokenizer.ggml.pre", "default"),
+            kind: ErrorKind::Unsupported,
+            says: "tokenizer.ggml.pre: got default, needed gpt-2",
+        },
+        Case {
+            name: "no splitting rules",
+            edit: |draft| draft.remove_key("tokenizer.ggml.pre"),
+            kind: ErrorKind::Unsupported,
+            says: "tokenizer.ggml.pre: got none",
+        },
+        Case {
             name: "no tokenizer",
             edit: |draft| draft.remove_key("tokenizer.ggml.tokens"),
             kind: ErrorKind::InvalidFile,
@@ -523,6 +541,42 @@ fn missing_and_damaged_files_are_refused() {
     }
     std::fs::write(&path, b"<html>404</html>").expect("writes");
     assert!(load(&path).expect_err("text").to_string().contains("GGUF"));
+}
+
+/// `draft` as a file that names an alignment of 8 bytes; its data starts at a multiple of 32 only by chance.
+fn loosely_aligned(draft: &Draft, padding: usize) -> Vec<u8> {
+    let mut draft = draft.clone();
+    draft.set("general.alignmen_", 8u32).set("padding", "x".repeat(padding));
+    let mut bytes = draft.bytes();
+    let key = b"general.alignmen_";
+    let at = bytes.windows(key.len()).position(|window| window == key).expect("set");
+    bytes[at + key.len() - 1] = b't';
+    bytes
+}
+
+#[test]
+fn data_that_ggml_cannot_map_is_refused() {
+    let (model, directory) = tiny::load();
+    let path = directory.path().join("tiny.gguf");
+    let mmproj = directory.path().join("mmproj-tiny.gguf");
+    let mut n_refused = [0; 3];
+    for padding in [0, 8, 16, 24] {
+        std::fs::write(&path, loosely_aligned(&tiny::model(), padding)).expect("writes");
+        let text = load(&path);
+        tiny::model().write(&path);
+        std::fs::write(&mmproj, loosely_aligned(&tiny::mmproj(), padding)).expect("writes");
+        let vision = load(&path);
+        tiny::mmproj().write(&mmproj);
+        let adapter = Adapter::from_bytes(&model, &loosely_aligned(&tiny::adapter(), padding));
+        let errors = [text.err(), vision.err(), adapter.err()];
+        for (n, error) in n_refused.iter_mut().zip(errors.into_iter()) {
+            let Some(error) = error else { continue };
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.to_string().contains("needed a multiple of 32 (general.alignment)"), "{error}");
+            *n += 1;
+        }
+    }
+    assert_eq!(n_refused, [3; 3], "of 4 lengths, 8 bytes apart, one is aligned");
 }
 
 /// `bytes` with one to four bytes changed, every other time near the start, where the numbers that matter are.

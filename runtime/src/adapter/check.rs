@@ -41,6 +41,7 @@ pub(super) fn check(file: &GgufFile, model: &GgufFile) -> Result<AdapterInfo> {
         let error = Error::new(ErrorKind::InvalidFile, "wrong metadata").at(key);
         return Err(error.got(alpha).needed("a finite number, at least 0"));
     }
+    file.check_alignment()?;
     let pairs = pair_up(file)?;
     let mut rank = 0;
     for (name, pair) in &pairs {

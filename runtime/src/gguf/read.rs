@@ -186,6 +186,20 @@ impl GgufFile {
         self.typed(key, "array of i32", Value::as_i32s)
     }
 
+    /// Checks that every tensor's data starts at a multiple of 32 bytes of the file, whatever alignment the file names:
+    /// ggml ends the process on mapped memory that does not.
+    pub(crate) fn check_alignment(&self) -> Result<()> {
+        let start = |tensor: &TensorInfo| self.data_range(tensor).start;
+        match self.tensors().iter().find(|tensor| !start(tensor).is_multiple_of(DEFAULT_ALIGNMENT)) {
+            Some(tensor) => {
+                let error = Error::new(ErrorKind::Unsupported, "tensor data is not aligned").at(&tensor.name);
+                let needed = format!("a multiple of {DEFAULT_ALIGNMENT} (general.alignment)");
+                Err(error.got(format!("byte {}", start(tensor))).needed(needed))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Checks that the value of `key`, where the file has it, is stored as exactly `needed` ([`Value::type_name`]).
     /// For keys that C++ reads after us with getters that end the process on any other type.
     pub(crate) fn demand_type(&self, key: &str, needed: &str) -> Result<()> {

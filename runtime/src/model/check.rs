@@ -75,6 +75,7 @@ impl<'a> Checked<'a> {
 /// `InvalidFile` for a missing tensor, `Mismatch` for a wrong shape, `Unsupported` for a type that cannot be multiplied
 /// and for a tensor that does not belong to the architecture.
 pub(super) fn check_tensors(file: &GgufFile, hyper: &Hyperparameters, n_vocab: u64) -> Result<()> {
+    file.check_alignment()?;
     let n_embd = u64::from(hyper.n_embd);
     let mut checked = Checked::new(file);
     checked.matrix("token_embd.weight", [n_embd, n_vocab])?;
@@ -130,6 +131,21 @@ fn wrong_type(tensor: &TensorInfo, needed: &str) -> Error {
     Error::new(ErrorKind::Unsupported, "wrong tensor type").at(&tensor.name).got(tensor.dtype).needed(needed)
 }
 
+/// Splitting rules that llama.cpp has written out as code. The others go through `std::regex`, which recurses once per
+/// character: a long word would end the process by a stack overflow.
+const SPLITTERS: [&str; 8] =
+    ["gpt-2", "llama3", "llama-v3", "llama-bpe", "qwen2", "deepseek-r1-qwen", "qwen35", "smollm"];
+
+fn check_splitter(file: &GgufFile) -> Result<()> {
+    let key = "tokenizer.ggml.pre";
+    let name = file.opt_str(key)?.unwrap_or("none");
+    if SPLITTERS.contains(&name) {
+        return Ok(());
+    }
+    let error = Error::new(ErrorKind::Unsupported, "unknown text splitting rules").at(key).got(name);
+    Err(error.needed(SPLITTERS.join(", ")))
+}
+
 /// Checks the tokenizer's tables and returns the number of tokens.
 ///
 /// # Errors
@@ -139,6 +155,9 @@ pub(super) fn check_vocabulary(file: &GgufFile) -> Result<u64> {
     if !["gpt2", "llama"].contains(&kind) {
         let error = Error::new(ErrorKind::Unsupported, "unknown tokenizer").at("tokenizer.ggml.model");
         return Err(error.got(kind).needed("gpt2 or llama"));
+    }
+    if kind == "gpt2" {
+        check_splitter(file)?;
     }
     let tokens = file.strings("tokenizer.ggml.tokens")?;
     let n_vocab = tokens.len() as u64;
@@ -154,6 +173,12 @@ pub(super) fn check_vocabulary(file: &GgufFile) -> Result<u64> {
             let got = format!("{token:?} as {first} and {id}");
             return Err(invalid("tokenizer.ggml.tokens").got(got).needed("different tokens"));
         }
+    }
+    if kind == "llama"
+        && let Some(missing) = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>")).find(|name| !seen.contains_key(name))
+    {
+        // Text that no token spells falls back to its bytes; llama.cpp throws through us when one is not there.
+        return Err(invalid("tokenizer.ggml.tokens").got(format!("no {missing}")).needed("a token for every byte"));
     }
     for key in ["tokenizer.ggml.token_type", "tokenizer.ggml.scores"] {
         if let Some(crate::gguf::Value::Array(array)) = file.get(key)

@@ -89,6 +89,7 @@ pub(super) fn check(file: &GgufFile, hyper: &Hyperparameters) -> Result<Projecto
         return Err(error.needed("an mmproj GGUF with a vision encoder"));
     }
     check_keys(file)?;
+    file.check_alignment()?;
     let kind = match file.opt_str("clip.projector_type")? {
         Some(kind) => kind,
         None => file.str("clip.vision.projector_type")?,

@@ -15,6 +15,9 @@ use crate::{
 /// threads busy and a phone alive.
 const BUFFER_BYTES: usize = 256 << 20;
 
+/// Alignment of tensor data that the quantizer writes.
+const COPIED_ALIGNMENT: u64 = 32;
+
 /// How the exception of a C++ output stream reads in the log; a full disk is the usual cause.
 const WRITE_FAILED: &str = "iostream error";
 
@@ -151,6 +154,11 @@ fn checked_source(input: &Path, options: &QuantizeOptions) -> Result<GgufFile> {
     // Of an image projector the quantizer reads the tensors alone.
     if source.str("general.architecture")? != "clip" {
         Hyperparameters::read(&source).map_err(|error| error.at(input.display()))?;
+    }
+    if source.alignment() != COPIED_ALIGNMENT {
+        // llama.cpp would copy the key and then pad the data to 32 bytes whatever it says.
+        let error = Error::new(ErrorKind::Unsupported, "cannot quantize a file of this alignment").at(input.display());
+        return Err(error.got(source.alignment()).needed(COPIED_ALIGNMENT));
     }
     for dtype in [options.token_embedding, options.output].into_iter().flatten() {
         // Only types that rows can be packed to are offered: the quantizer asserts on the others.
