@@ -85,6 +85,7 @@ fn wrong_command_lines_are_the_users_errors() {
             Refusal { arguments: &["fly"], exit_code: 1, told: &["'fly'"] },
             Refusal { arguments: &["tasks"], exit_code: 1, told: &["--out"] },
             Refusal { arguments: &["tasks", "--out", "d", "--count", "many"], exit_code: 1, told: &["'many'"] },
+            Refusal { arguments: &["tasks", "--out", "d", "--size", "64"], exit_code: 1, told: &["96..=256"] },
             Refusal { arguments: &["tasks", "--out", "d", "--quiet", "--verbose"], exit_code: 1, told: &["--verbose"] },
         ],
     );
@@ -122,6 +123,18 @@ fn tasks_prints_the_path_and_draws_the_same_bytes_again() {
     for file in ["data.jsonl", "images/000000.png", "images/000005.png"] {
         assert_eq!(read("first", file), read("second", file), "{file}");
     }
+}
+
+#[test]
+fn tasks_draws_larger_pictures_and_adds_replies_on_demand() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = owlet(folder.path(), &["tasks", "--out", "d", "--count", "1", "--size", "160", "--responses", "-q"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let picture = image::open(folder.path().join("d/images/000000.png")).expect("a PNG file");
+    assert_eq!((picture.width(), picture.height()), (160, 160));
+    let row = fs::read(folder.path().join("d/data.jsonl")).expect("it was drawn");
+    let row: serde_json::Value = serde_json::from_slice(&row).expect("one row");
+    assert!(row["responses"]["careful"].is_string(), "{row}");
 }
 
 /// A picture of 10,000 x 10,001 pixels, as far as its header says.

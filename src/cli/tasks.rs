@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use owlet::{Error, ErrorKind};
-use owlet_models::{DatasetOptions, Split, TaskKind, write_dataset};
+use owlet_models::{DatasetOptions, IMAGE_SIZE, Split, TaskKind, write_dataset};
 
 use super::{
     failure::{Failure, Result},
@@ -29,6 +29,12 @@ pub(crate) struct TasksArgs {
     /// A task type to draw, such as `ocr`; may be repeated [default: all six]
     #[arg(long = "task", value_name = "TASK_TYPE")]
     tasks: Vec<String>,
+    /// Side of the pictures in pixels, 96 to 256
+    #[arg(long, default_value_t = IMAGE_SIZE, value_name = "N", value_parser = clap::value_parser!(u32).range(96..=256))]
+    size: u32,
+    /// Add two replies, a description and marks to every sample, as the recipe of the embedded model reads them
+    #[arg(long)]
+    responses: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -45,6 +51,8 @@ pub(crate) fn run(args: &TasksArgs, output: Output) -> Result<()> {
             SplitName::Train => Split::Train,
             SplitName::Heldout => Split::HeldOut,
         },
+        image_size: args.size,
+        responses: args.responses,
         ..DatasetOptions::default()
     };
     if !args.tasks.is_empty() {
