@@ -133,6 +133,7 @@ impl CheckpointStore {
     }
 
     /// Writes the checkpoint of `state.step`, then removes old ones and what killed runs left behind. Gives its path.
+    /// Checkpoints of later steps go too: they are of a future that this run, which fell back behind it, no longer has.
     ///
     /// # Errors
     /// [`ErrorKind::Io`]; nothing that was there before is lost then.
@@ -186,12 +187,12 @@ impl CheckpointStore {
         // The directory has its name: there is nothing left to remove on drop.
         let _ = temporary.keep();
         sync_directory(&self.directory)?;
-        self.remove_old()?;
+        self.remove_old(state.step)?;
         Ok(target)
     }
 
     /// The newest checkpoint that is whole, for a run that is `run`; `None` where there is none. Damaged ones are passed
-    /// over with a warning.
+    /// over with a warning; [`CheckpointStore::later_than`] names them then.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`] if it is of another base model, data set, seed or configuration; [`ErrorKind::Unsupported`] if
@@ -224,18 +225,30 @@ impl CheckpointStore {
         Ok(found)
     }
 
+    /// Paths of the checkpoints beyond `step`, oldest first. For a run that was resumed at `step` and has not saved since,
+    /// these are the damaged ones that were passed over.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub fn later_than(&self, step: u64) -> Result<Vec<PathBuf>> {
+        Ok(self.list()?.into_iter().filter(|(later, _)| *later > step).map(|(_, path)| path).collect())
+    }
+
     fn entries(&self) -> Result<Vec<PathBuf>> {
         let failed = |source| Error::io("cannot read checkpoint directory", &self.directory, source);
         let entries = fs::read_dir(&self.directory).map_err(failed)?;
         entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect()
     }
 
-    fn remove_old(&self) -> Result<()> {
-        let checkpoints = self.list()?;
-        let old = checkpoints.iter().take(checkpoints.len().saturating_sub(self.keep)).map(|(_, path)| path.clone());
+    /// Leaves the checkpoint of `step`, which was just written, and the ones before it up to the number that is kept.
+    fn remove_old(&self, step: u64) -> Result<()> {
+        let mut past = self.list()?;
+        past.retain(|(other, _)| *other <= step);
+        let old = past.iter().take(past.len().saturating_sub(self.keep)).map(|(_, path)| path.clone());
+        let future = self.later_than(step)?;
         let is_part =
             |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PART));
-        for path in old.chain(self.entries()?.into_iter().filter(is_part)) {
+        for path in old.chain(future).chain(self.entries()?.into_iter().filter(is_part)) {
             fs::remove_dir_all(&path).map_err(|source| Error::io("cannot remove old checkpoint", &path, source))?;
         }
         Ok(())
@@ -364,6 +377,21 @@ mod tests {
             fs::remove_file(&damaged).expect("removable");
             assert_eq!(newest(&store), Some(checkpoint(1)), "{name}");
         }
+    }
+
+    #[test]
+    fn a_run_that_fell_back_keeps_what_it_writes() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let store = CheckpointStore::open(folder.path(), 2).expect("created");
+        save(&store, 10);
+        let damaged = save(&store, 20);
+        fs::write(damaged.join(STATE), "{").expect("writable");
+        assert_eq!(newest(&store), Some(checkpoint(10)));
+        assert_eq!(store.later_than(10).expect("readable"), [damaged]);
+        let store = CheckpointStore::open(folder.path(), 1).expect("created");
+        let saved = save(&store, 13);
+        assert_eq!(store.list().expect("readable"), [(13, saved)]);
+        assert_eq!(newest(&store), Some(checkpoint(13)));
     }
 
     #[test]
