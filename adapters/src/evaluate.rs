@@ -9,7 +9,7 @@ use crate::{
     data::Dataset,
     reward::{Composition, Reward, RewardParts},
     rollout::{RolloutProgress, RolloutRules, roll_out},
-    statistics::{Interval, mean_interval, paired_difference},
+    statistics::{Interval, mean_interval, paired_difference, wilson},
     task::TaskType,
 };
 
@@ -54,7 +54,8 @@ pub struct Evaluation {
     pub answers: Vec<Answer>,
 }
 
-/// Means over the answers to some samples, with 95 % intervals of Student's t.
+/// Means over the answers to some samples, with 95 % intervals: Wilson's for accuracies that are all 0 or 1, Student's t
+/// for the others and for rewards.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Score {
     /// Mean accuracy, 0..=1.
@@ -93,11 +94,20 @@ impl Score {
         let mean =
             |value: fn(&Answer) -> f64| mean_interval(&answers.clone().map(value).collect::<Vec<_>>(), CONFIDENCE);
         Self {
-            accuracy: mean(|answer| answer.parts.accuracy),
+            accuracy: accuracy_interval(&answers.clone().map(|answer| answer.parts.accuracy).collect::<Vec<_>>()),
             reward: mean(|answer| answer.reward),
             length: mean(|answer| answer.n_tokens as f64).mean,
         }
     }
+}
+
+/// Student's t would be sure of 0 or 1 where all of a few answers are wrong or right.
+fn accuracy_interval(accuracies: &[f64]) -> Interval {
+    if accuracies.iter().all(|accuracy| [0.0, 1.0].contains(accuracy)) {
+        let n_right = accuracies.iter().filter(|accuracy| **accuracy == 1.0).count();
+        return wilson(n_right, accuracies.len(), CONFIDENCE);
+    }
+    mean_interval(accuracies, CONFIDENCE)
 }
 
 /// Asks every sample of `dataset` once, greedily, with the adapters that the sessions have.
@@ -151,4 +161,33 @@ pub fn evaluate(
         }
     }
     Ok(Evaluation { answers })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn score(accuracies: &[f64]) -> Score {
+        let answer = |&accuracy: &f64| Answer {
+            id: String::new(),
+            task: TaskType::Ocr,
+            text: String::new(),
+            n_tokens: 3,
+            truncated: false,
+            parts: RewardParts { accuracy, ..RewardParts::default() },
+            reward: accuracy,
+        };
+        Evaluation { answers: accuracies.iter().map(answer).collect() }.overall()
+    }
+
+    #[test]
+    fn a_few_answers_are_never_certain() {
+        let (none, all) = (score(&[0.0; 40]).accuracy, score(&[1.0; 40]).accuracy);
+        assert!(none.low == 0.0 && (0.08..0.1).contains(&none.high), "{none:?}");
+        assert!(all.high == 1.0 && (0.9..0.92).contains(&all.low), "{all:?}");
+        let shares = [0.25, 0.5, 1.0, 0.0];
+        assert_eq!(score(&shares).accuracy, mean_interval(&shares, CONFIDENCE));
+        assert_eq!(score(&[0.0, 1.0]).accuracy, wilson(1, 2, CONFIDENCE));
+        assert!(score(&[]).accuracy.mean == 0.0 && score(&[]).length == 0.0);
+    }
 }

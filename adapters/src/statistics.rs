@@ -35,7 +35,9 @@ pub fn wilson(n_right: usize, n: usize, confidence: f64) -> Interval {
     let centre = (share + z2 / (2.0 * count)) / (1.0 + z2 / count);
     let half = (z2 * (share * (1.0 - share) / count + z2 / (4.0 * count * count))).sqrt() / (1.0 + z2 / count);
     // The ends at no or all right answers are 0 and 1 but for rounding.
-    Interval { mean: share, low: (centre - half).max(0.0), high: (centre + half).min(1.0), n }
+    let low = if n_right == 0 { 0.0 } else { centre - half };
+    let high = if n_right == n { 1.0 } else { centre + half };
+    Interval { mean: share, low, high, n }
 }
 
 /// Student's t interval for the mean of `values`. With fewer than two values it is infinite.
@@ -96,8 +98,9 @@ mod tests {
         // 81 of 263: Newcombe (1998), table I.
         let interval = wilson(81, 263, 0.95);
         assert!((interval.low - 0.2553).abs() < 5e-5 && (interval.high - 0.3662).abs() < 5e-5, "{interval:?}");
-        assert_eq!(wilson(0, 20, 0.95).low, 0.0);
-        assert_eq!(wilson(20, 20, 0.95).high, 1.0);
+        for n in [1, 20, 40, 333] {
+            assert_eq!((wilson(0, n, 0.95).low, wilson(n, n, 0.95).high), (0.0, 1.0));
+        }
         assert_eq!(wilson(0, 0, 0.95).high, 1.0);
     }
 
