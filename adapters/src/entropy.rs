@@ -48,7 +48,6 @@ pub struct BandPlan {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct TaskState {
     size: BatchSize,
-    entropy: f64,
     /// d penalty / d entropy: the coefficient above the band, its negative below, 0 inside.
     slope: f64,
 }
@@ -86,7 +85,7 @@ impl EntropyBand {
                 _ => (0.0, 0.0),
             };
             penalty += self.coefficient * distance;
-            tasks.insert(task, TaskState { size, entropy, slope });
+            tasks.insert(task, TaskState { size, slope });
         }
         BandPlan { penalty, tasks, average }
     }
@@ -96,10 +95,5 @@ impl BandPlan {
     /// What to add to dLoss/dlogprob of each token of a response of `n_tokens` of this task type.
     pub fn coefficient(&self, task: TaskType, n_tokens: usize) -> f64 {
         self.tasks.get(&task).map_or(0.0, |state| -state.slope * state.size.token_weight(self.average, n_tokens))
-    }
-
-    /// The mean of `-logprob` of each task type in the batch.
-    pub fn entropies(&self) -> impl Iterator<Item = (TaskType, f64)> {
-        self.tasks.iter().map(|(&task, state)| (task, state.entropy))
     }
 }
