@@ -1,8 +1,12 @@
 //! Picture files to upright RGB, with limits that hold before the first pixel is decoded.
 
-use std::{fs, io::Cursor, path::Path};
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Cursor, Seek},
+    path::Path,
+};
 
-use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, metadata::Orientation};
 
 use super::Image;
 use crate::{Error, ErrorKind, Result};
@@ -22,6 +26,8 @@ impl Default for ImageLimits {
     }
 }
 
+/// What errors about files begin with.
+const WHAT: &str = "cannot read picture";
 /// Scratch that a decoder may take beyond its output.
 const DECODER_SCRATCH_BYTES: u64 = 64 << 20;
 /// Bytes of the widest pixel that decoders put out: four channels of 16 bits.
@@ -42,14 +48,32 @@ impl Image {
     /// As [`Image::open`].
     pub fn open_with(path: impl AsRef<Path>, limits: &ImageLimits) -> Result<Self> {
         let path = path.as_ref();
-        let what = "cannot read picture";
-        let length = fs::metadata(path).map_err(|source| Error::io(what, path, source))?.len();
-        if length > limits.max_file_bytes {
-            let error = Error::new(ErrorKind::Limit, what).at(path.display()).got(format!("{length} bytes"));
-            return Err(error.needed(format!("at most {} bytes", limits.max_file_bytes)));
-        }
-        let bytes = fs::read(path).map_err(|source| Error::io(what, path, source))?;
+        check_length(path, limits)?;
+        let bytes = fs::read(path).map_err(|source| Error::io(WHAT, path, source))?;
         Self::from_encoded_with(&bytes, limits).map_err(|error| error.at(path.display()))
+    }
+
+    /// Width and height that [`Image::open`] would give, from the header alone: no pixel is decoded. A file that passes
+    /// may still be damaged further on.
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub fn probe(path: impl AsRef<Path>) -> Result<(u32, u32)> {
+        let path = path.as_ref();
+        let limits = ImageLimits::default();
+        check_length(path, &limits)?;
+        let file = File::open(path).map_err(|source| Error::io(WHAT, path, source))?;
+        let probed = header(BufReader::new(file), &limits).and_then(|mut decoder| {
+            let (width, height) = decoder.dimensions();
+            Ok(match decoder.orientation().map_err(refused)? {
+                Orientation::Rotate90
+                | Orientation::Rotate270
+                | Orientation::Rotate90FlipH
+                | Orientation::Rotate270FlipH => (height, width),
+                _ => (width, height),
+            })
+        });
+        probed.map_err(|error| error.at(path.display()))
     }
 
     /// Decodes the bytes of a picture file. The format is told from the content.
@@ -69,29 +93,43 @@ impl Image {
     /// # Errors
     /// As [`Image::from_encoded`].
     pub fn from_encoded_with(bytes: &[u8], limits: &ImageLimits) -> Result<Self> {
-        let mut reader = ImageReader::new(Cursor::new(bytes));
-        let mut allocation = Limits::no_limits();
-        allocation.max_alloc = Some(limits.max_pixels.saturating_mul(WIDEST_PIXEL_BYTES) + DECODER_SCRATCH_BYTES);
-        reader.limits(allocation);
-        let reader = reader.with_guessed_format().map_err(|error| refused(ImageError::IoError(error)))?;
-        if reader.format().is_none() {
-            let error = Error::new(ErrorKind::InvalidFile, "not a picture");
-            return Err(error.needed("PNG, JPEG, WebP, GIF or BMP"));
-        }
-        // Only headers are read up to here.
-        let mut decoder = reader.into_decoder().map_err(refused)?;
-        let (width, height) = decoder.dimensions();
-        let n_pixels = u64::from(width) * u64::from(height);
-        if n_pixels > limits.max_pixels {
-            let error = Error::new(ErrorKind::Limit, "picture too large").got(format!("{width}x{height} pixels"));
-            return Err(error.needed(format!("at most {} pixels", limits.max_pixels)));
-        }
+        let mut decoder = header(Cursor::new(bytes), limits)?;
         let orientation = decoder.orientation().map_err(refused)?;
         let mut decoded = DynamicImage::from_decoder(decoder).map_err(refused)?;
         decoded.apply_orientation(orientation);
         let upright = decoded.into_rgb8();
         Self::from_rgb(upright.width(), upright.height(), upright.into_raw())
     }
+}
+
+fn check_length(path: &Path, limits: &ImageLimits) -> Result<()> {
+    let length = fs::metadata(path).map_err(|source| Error::io(WHAT, path, source))?.len();
+    if length <= limits.max_file_bytes {
+        return Ok(());
+    }
+    let error = Error::new(ErrorKind::Limit, WHAT).at(path.display()).got(format!("{length} bytes"));
+    Err(error.needed(format!("at most {} bytes", limits.max_file_bytes)))
+}
+
+/// A decoder that has read the header and nothing more, of a picture within the limits.
+fn header<'a, R: BufRead + Seek + 'a>(source: R, limits: &ImageLimits) -> Result<impl ImageDecoder + use<'a, R>> {
+    let mut reader = ImageReader::new(source);
+    let mut allocation = Limits::no_limits();
+    allocation.max_alloc = Some(limits.max_pixels.saturating_mul(WIDEST_PIXEL_BYTES) + DECODER_SCRATCH_BYTES);
+    reader.limits(allocation);
+    let reader = reader.with_guessed_format().map_err(|error| refused(ImageError::IoError(error)))?;
+    if reader.format().is_none() {
+        let error = Error::new(ErrorKind::InvalidFile, "not a picture");
+        return Err(error.needed("PNG, JPEG, WebP, GIF or BMP"));
+    }
+    let decoder = reader.into_decoder().map_err(refused)?;
+    let (width, height) = decoder.dimensions();
+    let n_pixels = u64::from(width) * u64::from(height);
+    if n_pixels > limits.max_pixels {
+        let error = Error::new(ErrorKind::Limit, "picture too large").got(format!("{width}x{height} pixels"));
+        return Err(error.needed(format!("at most {} pixels", limits.max_pixels)));
+    }
+    Ok(decoder)
 }
 
 fn refused(error: ImageError) -> Error {

@@ -59,6 +59,10 @@ fn the_exif_orientation_is_applied() {
     jpeg.splice(2..2, exif.iter().copied());
     let image = Image::from_encoded(&jpeg).expect("decodes");
     assert_eq!((image.width(), image.height()), (6, 8));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("turned.jpg");
+    std::fs::write(&path, jpeg).expect("a writable folder");
+    assert_eq!(Image::probe(path).expect("a picture"), (6, 8));
 }
 
 /// The same PNG with a header that claims another size, and a checksum that fits the claim.
@@ -98,6 +102,20 @@ fn bad_files_are_refused_with_a_reason() {
         assert_eq!(error.kind(), kind, "{name}: {error}");
         assert!(error.to_string().contains(says), "{name}: {error}");
     }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (name, bytes, expected) in [
+        ("good.png", png.clone(), Ok((8, 6))),
+        ("cut.png", png[..png.len() / 2].to_vec(), Ok((8, 6))),
+        ("text.png", b"not a picture at all".to_vec(), Err(ErrorKind::InvalidFile)),
+        ("huge.png", claiming(&png, 10_000, 10_000), Err(ErrorKind::Limit)),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).expect("a writable folder");
+        let probed = Image::probe(&path);
+        assert!(probed.as_ref().err().is_none_or(|error| error.to_string().contains(name)), "{probed:?}");
+        assert_eq!(probed.map_err(|error| error.kind()), expected, "{name}");
+    }
+    assert_eq!(Image::probe("no/such/picture.png").expect_err("missing").kind(), ErrorKind::NotFound);
     let missing = Image::open("no/such/picture.png").expect_err("missing");
     assert_eq!(missing.kind(), ErrorKind::NotFound);
     assert!(missing.to_string().contains("no/such/picture.png"), "{missing}");
