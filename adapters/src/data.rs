@@ -1,18 +1,19 @@
 //! Data sets in the reference's fields: JSON Lines or a JSON array, images beside the file.
 //!
 //! A sample is checked as it is loaded, so that a bad row stops a run before it begins and never inside it: unknown types,
-//! images that are not there, and marks that do not fit the images are errors with the line of the row.
+//! files that are no images or too large, marks that do not fit the images, and truths that no answer could earn anything
+//! for are errors with the line of the row.
 //!
 //! | field | meaning |
 //! |---|---|
 //! | `problem` | the question; `<image>` marks where the images go |
-//! | `images` | paths, relative to the data file |
+//! | `images` | paths, relative to the data file, in the order of the marks in the problem and then the options |
 //! | `answer` | the truth, with or without `<answer>` tags |
 //! | `problem_type` | [`ProblemType`]: how it is scored |
 //! | `task_type` | [`TaskType`]: which ability it trains |
 //! | `data_type` | `image` or `text`; optional |
 //! | `options` | texts such as `A. cat`; optional |
-//! | `problem_id` | a number or text for reports; optional, otherwise the position |
+//! | `problem_id` | a number or text for reports; optional, otherwise the line |
 //!
 //! Other fields are ignored.
 
@@ -21,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use owlet_runtime::{Error, ErrorKind, IMAGE_MARK, Result, rng::Rng};
+use owlet_runtime::{Error, ErrorKind, IMAGE_MARK, Image, Result, rng::Rng};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -40,7 +41,9 @@ pub const DEFAULT_SUFFIX: &str = "Think first inside <thinking> </thinking> tags
 pub struct Sample {
     /// Name in reports.
     pub id: String,
-    /// The question, with one [`IMAGE_MARK`] for every image.
+    /// Where it was read, `path:line`, for errors; may be empty.
+    pub place: String,
+    /// The question, together with the options with one [`IMAGE_MARK`] for every image.
     pub problem: String,
     /// Existing files, in the order of the marks.
     pub images: Vec<PathBuf>,
@@ -97,8 +100,9 @@ impl Dataset {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] or [`ErrorKind::Io`] for files that cannot be read, images included;
-    /// [`ErrorKind::InvalidFile`] for rows that are malformed, empty or whose marks do not fit their images;
-    /// [`ErrorKind::Unsupported`] for unknown types. Every row's error names `path:line` (of an array: the item).
+    /// [`ErrorKind::InvalidFile`] for rows that are malformed or empty, whose marks do not fit their images or whose truth
+    /// cannot be scored; [`ErrorKind::Unsupported`] for unknown types; those of [`Image::probe`]. Every row's error names
+    /// `path:line` (of an array: the item).
     pub fn open(path: &Path) -> Result<Self> {
         let what = "cannot read data set";
         let text = fs::read(path).map_err(|source| Error::io(what, path, source))?;
@@ -111,8 +115,10 @@ impl Dataset {
         let rows = if text.trim_start().starts_with('[') { array_rows(path, &text)? } else { line_rows(path, &text)? };
         let samples: Vec<Sample> = rows
             .into_iter()
-            .enumerate()
-            .map(|(index, (place, row))| sample(folder, index, row).map_err(|error| error.at(place)))
+            .map(|placed| {
+                let place = placed.place.clone();
+                sample(folder, placed).map_err(|error| error.at(place))
+            })
             .collect::<Result<_>>()?;
         if samples.is_empty() {
             return Err(Error::new(ErrorKind::InvalidFile, what).at(path.display()).got("no rows"));
@@ -155,73 +161,54 @@ impl Dataset {
         Rng::keyed(&[seed, epoch, ORDER_KEY]).shuffle(&mut order);
         order
     }
-
-    /// Splits off `n_held_out` samples, drawn by `seed` and as evenly over the task types as they allow: training set and
-    /// held-out set, each in the order of the file.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidInput`] if nothing would be left to train on; as [`Dataset::from_samples`].
-    pub fn split(self, n_held_out: usize, seed: u64) -> Result<(Self, Self)> {
-        if n_held_out >= self.samples.len() {
-            return Err(Error::new(ErrorKind::InvalidInput, "the held-out set would take the whole data set")
-                .got(n_held_out)
-                .needed(format!("less than {}", self.samples.len())));
-        }
-        let mut order = self.epoch_order(seed, u64::MAX);
-        // The k-th sample of each task type comes before the k+1-th of any.
-        let mut seen = std::collections::BTreeMap::<TaskType, usize>::new();
-        let mut rank = vec![0; order.len()];
-        for &index in &order {
-            let count = seen.entry(self.samples[index].task_type).or_default();
-            rank[index] = *count;
-            *count += 1;
-        }
-        order.sort_by_key(|&index| rank[index]);
-        let mut held_out = vec![false; self.samples.len()];
-        order[..n_held_out].iter().for_each(|&index| held_out[index] = true);
-        let (mut train, mut held) = (Vec::new(), Vec::new());
-        for (sample, held_out) in self.samples.into_iter().zip(held_out) {
-            if held_out { held.push(sample) } else { train.push(sample) }
-        }
-        Ok((Self::from_samples(train)?, Self::from_samples(held)?))
-    }
 }
 
 /// Keeps the streams of data order apart from the other uses of a seed.
 const ORDER_KEY: u64 = 0x6f72_6465_7200_0001;
 
-/// Rows with their places.
-type Rows = Vec<(String, Row)>;
+/// A row and where it was.
+struct Placed {
+    place: String,
+    /// Line, or item of an array, from 1.
+    number: usize,
+    row: Row,
+}
 
-fn line_rows(path: &Path, text: &str) -> Result<Rows> {
+fn line_rows(path: &Path, text: &str) -> Result<Vec<Placed>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(index, line)| {
-            let place = format!("{}:{}", path.display(), index + 1);
+            let number = index + 1;
+            let place = format!("{}:{number}", path.display());
             let row = serde_json::from_str(line).map_err(|source| malformed(&source).at(&place))?;
-            Ok((place, row))
+            Ok(Placed { place, number, row })
         })
         .collect()
 }
 
-fn array_rows(path: &Path, text: &str) -> Result<Rows> {
+fn array_rows(path: &Path, text: &str) -> Result<Vec<Placed>> {
     let values: Vec<Value> = serde_json::from_str(text)
         .map_err(|source| malformed(&source).at(format!("{}:{}", path.display(), source.line())))?;
-    let row = |(index, value)| {
-        let place = format!("{}: item {}", path.display(), index + 1);
+    let row = |(index, value): (usize, Value)| {
+        let number = index + 1;
+        let place = format!("{}: item {number}", path.display());
         let row = serde_json::from_value(value).map_err(|source| malformed(&source).at(&place))?;
-        Ok((place, row))
+        Ok(Placed { place, number, row })
     };
     values.into_iter().enumerate().map(row).collect()
 }
 
+/// The place that is added names the line in the file; serde_json's own counts from the row's beginning.
 fn malformed(source: &serde_json::Error) -> Error {
+    let (text, column) = (source.to_string(), source.column());
+    let position = format!(" at line {} column {column}", source.line());
+    let got = text.strip_suffix(&position).map_or(text.clone(), |text| format!("{text} at column {column}"));
     Error::new(ErrorKind::InvalidFile, "malformed row")
-        .got(source)
+        .got(got)
         .needed("an object with problem, answer, problem_type and task_type")
 }
 
-fn sample(folder: &Path, index: usize, row: Row) -> Result<Sample> {
+fn sample(folder: &Path, Placed { place, number, row }: Placed) -> Result<Sample> {
     let invalid = |what: &str| Error::new(ErrorKind::InvalidFile, what);
     let problem_type: ProblemType = row.problem_type.parse()?;
     let task_type: TaskType = row.task_type.parse()?;
@@ -230,28 +217,39 @@ fn sample(folder: &Path, index: usize, row: Row) -> Result<Sample> {
             .got(format!("{:?}", row.data_type))
             .needed("one of image, text"));
     }
-    let n_marks = row.problem.matches(IMAGE_MARK).count();
+    let texts = std::iter::once(&row.problem).chain(&row.options);
+    let n_marks = texts.map(|text| text.matches(IMAGE_MARK).count()).sum::<usize>();
     if n_marks != row.images.len() {
         return Err(invalid("image marks do not fit the images")
             .got(format!("{n_marks} marks and {} images", row.images.len()))
-            .needed("one <image> in the problem for every image"));
+            .needed("one <image> in the problem or its options for every image"));
     }
     let answer = reward::parse(&row.answer).answer.to_owned();
     if answer.is_empty() {
         return Err(invalid("empty answer"));
     }
-    let images: Vec<PathBuf> = row.images.iter().map(|image| folder.join(image)).collect();
-    for image in &images {
-        if !image.is_file() {
-            return Err(Error::new(ErrorKind::NotFound, "image not found").at(image.display()));
-        }
+    if reward::accuracy(problem_type, &answer, &answer, &row.options) < 0.999 {
+        return Err(invalid("the answer can never be scored").got(format!("{answer:?}")).needed(form(problem_type)));
     }
+    let images: Vec<PathBuf> = row.images.iter().map(|image| folder.join(image)).collect();
+    images.iter().try_for_each(|image| Image::probe(image).map(drop))?;
     let id = match row.problem_id {
         Some(Value::String(id)) => id,
         Some(id) => id.to_string(),
-        None => index.to_string(),
+        None => number.to_string(),
     };
-    Ok(Sample { id, problem: row.problem, images, answer, problem_type, task_type, options: row.options })
+    Ok(Sample { id, place, problem: row.problem, images, answer, problem_type, task_type, options: row.options })
+}
+
+/// What a truth must be to be scored.
+fn form(problem_type: ProblemType) -> &'static str {
+    match problem_type {
+        ProblemType::MultipleChoice => "the letter of an option, or words",
+        ProblemType::Numerical | ProblemType::Regression => "a bare number",
+        ProblemType::Ocr | ProblemType::OpenEnded => "words",
+        ProblemType::Math => "a number or formula",
+        ProblemType::SpatialGrounding => r#"{"boxes": [x1, y1, x2, y2]} with an area"#,
+    }
 }
 
 fn hash(samples: &[Sample]) -> Result<String> {
@@ -282,9 +280,17 @@ mod tests {
 
     const ROW: &str = r#"{"problem": "<image> How many?", "images": ["a.png"], "answer": "<answer>3</answer>", "problem_type": "numerical", "task_type": "spatial_reasoning", "data_type": "image", "options": [], "other": 1}"#;
 
+    /// The header of a square picture with pixels of 24 bits, and the first pixel.
+    fn bmp(side: u32) -> Vec<u8> {
+        let fields = [54, 0, 54, 40, side, side, 1 | 24 << 16].map(u32::to_le_bytes).concat();
+        [b"BM", &fields[..], &[0; 28]].concat()
+    }
+
     fn folder(rows: &str, name: &str) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().expect("temporary directory");
-        fs::write(folder.path().join("a.png"), b"not decoded here").expect("writable");
+        for (name, bytes) in [("a.png", bmp(1)), ("huge.bmp", bmp(50_000)), ("text.png", b"no picture".to_vec())] {
+            fs::write(folder.path().join(name), bytes).expect("writable");
+        }
         let path = folder.path().join(name);
         fs::write(&path, rows).expect("writable");
         (folder, path)
@@ -297,7 +303,9 @@ mod tests {
         let (lines, array) = (Dataset::open(&lines).expect("valid"), Dataset::open(&array).expect("valid"));
         assert_eq!((lines.len(), lines.hash()), (2, array.hash()));
         let sample = &lines.samples()[1];
-        assert_eq!((sample.id.as_str(), sample.answer.as_str()), ("1", "3"));
+        assert_eq!((sample.id.as_str(), sample.answer.as_str()), ("3", "3"));
+        assert!(sample.place.ends_with("d.jsonl:3"), "{}", sample.place);
+        assert!(array.samples()[1].place.ends_with("d.json: item 2"), "{}", array.samples()[1].place);
         assert_eq!(sample.prompt_text("Think."), "<image> How many?\nThink.");
         assert_eq!(sample.advantage_task(), "numerical");
     }
@@ -321,6 +329,11 @@ mod tests {
             (r#""data_type": "image""#, r#""data_type": "video""#, ErrorKind::Unsupported, "one of image, text"),
             ("<image>", "", ErrorKind::InvalidFile, "0 marks and 1 images"),
             ("a.png", "b.png", ErrorKind::NotFound, "b.png"),
+            ("a.png", "text.png", ErrorKind::InvalidFile, "not a picture"),
+            ("a.png", "huge.bmp", ErrorKind::Limit, "50000x50000 pixels"),
+            (r#""options": []"#, r#""options": ["A. <image>"]"#, ErrorKind::InvalidFile, "2 marks and 1 images"),
+            (r#""problem""#, r#"problem"#, ErrorKind::InvalidFile, "key must be a string at column 2, needed"),
+            ("<answer>3</answer>", "5 apples", ErrorKind::InvalidFile, r#"got "5 apples", needed a bare number"#),
             ("<answer>3</answer>", "<answer> </answer>", ErrorKind::InvalidFile, "empty answer"),
         ] {
             let (_folder, path) = folder(&format!("{ROW}\n{}", ROW.replace(from, to)), "d.jsonl");
@@ -335,6 +348,37 @@ mod tests {
     }
 
     #[test]
+    fn truths_that_no_answer_could_match_are_refused() {
+        for (problem_type, answer, is_good) in [
+            ("numerical", "five", false),
+            ("numerical", "1/2", true),
+            ("regression", "5 m", false),
+            ("regression", "0", true),
+            ("spatial grounding", "[1, 2, 3, 4]", false),
+            ("spatial grounding", r#"{\"boxes\": [5, 5, 5, 9]}"#, false),
+            ("spatial grounding", r#"{\"boxes\": [1, 2, 3, 4]}"#, true),
+            ("multiple choice", "?", false),
+            ("multiple choice", "A, C", true),
+            ("OCR", "...", true),
+            ("open-ended", "...", false),
+            ("math", "x^2 + 1", true),
+        ] {
+            let row = ROW.replace("<answer>3</answer>", answer).replace("numerical", problem_type);
+            let (_folder, path) = folder(&row, "d.jsonl");
+            let outcome = Dataset::open(&path).map_err(|error| error.to_string());
+            assert_eq!(outcome.is_ok(), is_good, "{problem_type}, {answer}: {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn images_may_stand_in_options() {
+        let row =
+            ROW.replace("<image> How many?", "Which?").replace(r#""options": []"#, r#""options": ["A. <image>"]"#);
+        let (_folder, path) = folder(&row, "d.jsonl");
+        assert_eq!(Dataset::open(&path).expect("valid").samples()[0].images.len(), 1);
+    }
+
+    #[test]
     fn orders_are_permutations_fixed_by_seed_and_epoch() {
         let (_folder, path) = folder(&[ROW; 20].join("\n"), "d.jsonl");
         let data = Dataset::open(&path).expect("valid");
@@ -344,17 +388,5 @@ mod tests {
         assert_ne!(order, data.epoch_order(2, 0));
         order.sort_unstable();
         assert_eq!(order, (0..20).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn held_out_sets_are_even_over_task_types() {
-        let rows: Vec<_> =
-            (0..12).map(|i| if i < 3 { ROW.replace("spatial_reasoning", "ocr") } else { ROW.to_owned() }).collect();
-        let (_folder, path) = folder(&rows.join("\n"), "d.jsonl");
-        let (train, held) = Dataset::open(&path).expect("valid").split(4, 5).expect("enough samples");
-        assert_eq!((train.len(), held.len()), (8, 4));
-        assert_eq!(held.samples().iter().filter(|sample| sample.task_type == TaskType::Ocr).count(), 2);
-        assert_ne!(train.hash(), held.hash());
-        assert!(Dataset::open(&path).expect("valid").split(12, 5).is_err());
     }
 }

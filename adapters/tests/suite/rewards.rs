@@ -65,6 +65,7 @@ fn text<'a>(case: &'a Value, field: &str) -> &'a str {
 fn sample(case: &Value) -> Sample {
     Sample {
         id: text(case, "id").to_owned(),
+        place: String::new(),
         problem: String::new(),
         images: Vec::new(),
         answer: parse(text(case, "ground_truth")).answer.to_owned(),
@@ -118,6 +119,7 @@ proptest! {
         for problem_type in owlet_adapters::task::ProblemType::ALL {
             let sample = Sample {
                 id: String::new(),
+                place: String::new(),
                 problem: String::new(),
                 images: Vec::new(),
                 answer: truth.clone(),
@@ -134,6 +136,7 @@ proptest! {
     fn formulas_of_any_shape_are_scored(answer in r"[-+*/^_(){}\[\],.<>=%°$0-9xyesin \\a-z]{0,60}") {
         let sample = Sample {
             id: String::new(),
+            place: String::new(),
             problem: String::new(),
             images: Vec::new(),
             answer: "2".to_owned(),
