@@ -3,11 +3,11 @@
 use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
-    io::{Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
-use owlet_runtime::{Error, ErrorKind, Result};
+use owlet_runtime::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::task::TaskType;
@@ -93,27 +93,39 @@ impl MetricsFile {
     /// Opens or creates `path` and cuts it to `n_bytes`, the position of a checkpoint (0 for a new run): lines that
     /// were written after the checkpoint are written again by the resumed run.
     ///
+    /// A file that is shorter, after a power cut or a copy without it, does not stop a run: its whole lines are kept, the
+    /// new ones follow, and a warning says so.
+    ///
     /// # Errors
-    /// [`ErrorKind::Io`]; [`ErrorKind::Mismatch`] if the file is shorter than `n_bytes`.
+    /// `Io`.
     pub fn open(path: &Path, n_bytes: u64) -> Result<Self> {
         let failed = |source| Error::io("cannot open metrics", path, source);
-        let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+        let mut file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
-        if length < n_bytes {
-            return Err(Error::new(ErrorKind::Mismatch, "the metrics are not those of the checkpoint")
-                .at(path.display())
-                .got(format!("{length} bytes"))
-                .needed(format!("at least {n_bytes} bytes")));
-        }
+        let n_bytes = if length < n_bytes {
+            tracing::warn!(path = %path.display(), length, n_bytes, "metrics of some steps are lost: the file is too short");
+            whole_lines(&mut file).map_err(failed)?
+        } else {
+            n_bytes
+        };
         file.set_len(n_bytes).map_err(failed)?;
         file.seek(SeekFrom::End(0)).map_err(failed)?;
         Ok(Self { file, path: path.to_owned(), n_bytes })
     }
 
+    /// Waits until all lines are on the disk. To be called before a checkpoint that counts on them.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|source| Error::io("cannot write metrics", &self.path, source))
+    }
+
     /// Appends one line.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`].
+    /// `Io`.
     pub fn append(&mut self, metrics: &StepMetrics) -> Result<()> {
         let mut line = serde_json::to_vec(metrics).expect("numbers and names are always JSON");
         line.push(b'\n');
@@ -128,17 +140,49 @@ impl MetricsFile {
     }
 }
 
+/// Length of the lines of `file` that end.
+fn whole_lines(file: &mut File) -> io::Result<u64> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last as u64 + 1))
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
 
+    fn line(step: u64) -> StepMetrics {
+        StepMetrics { step, grad_norm: Some(0.5), ..StepMetrics::default() }
+    }
+
+    fn steps(path: &Path) -> Vec<StepMetrics> {
+        let text = fs::read_to_string(path).expect("readable");
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    #[test]
+    fn a_file_that_lost_lines_goes_on_after_those_it_has() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        for (lost, kept) in [(1, 1), (0, 2), (u64::MAX, 0)] {
+            let path = folder.path().join(format!("{kept}.jsonl"));
+            let mut file = MetricsFile::open(&path, 0).expect("created");
+            (0..2).for_each(|step| file.append(&line(step)).expect("written"));
+            let length = file.n_bytes();
+            file.file.set_len(length.saturating_sub(lost)).expect("cut");
+            let mut file = MetricsFile::open(&path, length + 1).expect("opened");
+            file.append(&line(9)).expect("written");
+            let expected: Vec<_> = (0..kept).chain([9]).map(line).collect();
+            assert_eq!(steps(&path), expected);
+            assert_eq!(fs::metadata(&path).expect("there").len(), file.n_bytes());
+        }
+    }
+
     #[test]
     fn a_resumed_file_continues_at_the_checkpoint() {
         let folder = tempfile::tempdir().expect("temporary directory");
         let path = folder.path().join("metrics.jsonl");
-        let line = |step| StepMetrics { step, grad_norm: Some(0.5), ..StepMetrics::default() };
         let mut file = MetricsFile::open(&path, 0).expect("created");
         file.append(&line(0)).expect("written");
         let position = file.n_bytes();
@@ -146,10 +190,7 @@ mod tests {
         drop(file);
         let mut file = MetricsFile::open(&path, position).expect("opened");
         file.append(&line(2)).expect("written");
-        let text = fs::read_to_string(&path).expect("readable");
-        let steps: Vec<StepMetrics> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-        assert_eq!(steps, [line(0), line(2)]);
-        let error = MetricsFile::open(&path, 1 << 20).expect_err("too short");
-        assert_eq!(error.kind(), ErrorKind::Mismatch);
+        file.sync().expect("synced");
+        assert_eq!(steps(&path), [line(0), line(2)]);
     }
 }
