@@ -23,12 +23,12 @@ pub struct TaskMetrics {
     pub accuracy: f64,
     /// Mean response length in tokens.
     pub length: f64,
-    /// Mean of `-logprob` over the sampled tokens, the paper's entropy, in nats.
-    pub neg_logprob: f64,
+    /// Mean of `-logprob` over the sampled tokens, the paper's entropy, in nats; `null` where no group was trained on.
+    pub neg_logprob: Option<f64>,
 }
 
 /// The numbers of one training step. All but [`StepMetrics::seconds`] and [`StepMetrics::tokens_per_second`] are the same
-/// in a resumed run.
+/// in a resumed run. What only a learned-from token can tell is `None` in a step that filtered all its groups.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// From 0.
@@ -54,11 +54,11 @@ pub struct StepMetrics {
     /// Mean absolute advantage of the groups that were trained on.
     pub advantage: f64,
     /// Policy loss, penalties included.
-    pub loss: f64,
+    pub loss: Option<f64>,
     /// Mean of `-logprob` of the sampled tokens in nats.
-    pub neg_logprob: f64,
+    pub neg_logprob: Option<f64>,
     /// Mean entropy of the token distributions in nats.
-    pub entropy: f64,
+    pub entropy: Option<f64>,
     /// Share of tokens whose ratio was clipped.
     pub clip_high: f64,
     /// Share of tokens that the dual clip stopped.
@@ -68,7 +68,7 @@ pub struct StepMetrics {
     /// Mean KL estimate against the base; 0 where there is no penalty.
     pub reference_kl: f64,
     /// Mean absolute difference between the engine's and the sampler's log-probabilities.
-    pub logprob_gap: f64,
+    pub logprob_gap: Option<f64>,
     /// Global norm of the gradients before clipping; `null` where it was not finite.
     pub grad_norm: Option<f64>,
     /// Whether the optimizer step was applied.

@@ -22,6 +22,7 @@ pub(crate) fn summarize(
     let all: Vec<&Rollout> = groups().flat_map(|group| &group.rollouts).collect();
     let stats = &report.stats;
     let share = |n: usize| stats.mean(n as f64);
+    let known = |sum: f64| (stats.n_tokens > 0).then(|| stats.mean(sum));
     StepMetrics {
         n_groups: lessons.len(),
         n_filtered: dropped.len(),
@@ -31,14 +32,14 @@ pub(crate) fn summarize(
         length: mean(&all, |rollout| rollout.tokens.len() as f64),
         truncated: mean(&all, |rollout| f64::from(u8::from(rollout.truncated))),
         advantage: mean(&lessons.iter().flat_map(|lesson| lesson.advantages).collect::<Vec<_>>(), |value| value.abs()),
-        loss: report.loss / report.n_updates.max(1) as f64,
-        neg_logprob: stats.mean(stats.sum_neg_logprob),
-        entropy: stats.mean(report.sum_entropy),
+        loss: (report.n_updates > 0).then(|| report.loss / report.n_updates as f64),
+        neg_logprob: known(stats.sum_neg_logprob),
+        entropy: known(report.sum_entropy),
         clip_high: share(stats.n_clipped_high),
         clip_low: share(stats.n_clipped_low),
         old_kl: stats.mean(stats.sum_old_kl),
         reference_kl: stats.mean(stats.sum_reference_kl),
-        logprob_gap: stats.mean(report.sum_gap),
+        logprob_gap: known(report.sum_gap),
         grad_norm: report.grad_norm.is_finite().then_some(report.grad_norm),
         applied: report.applied && report.n_updates > 0,
         tasks: tasks(dataset, lessons, dropped, report),
@@ -70,7 +71,7 @@ fn tasks(
                 reward: mean(&rollouts, |rollout| rollout.reward),
                 accuracy: mean(&rollouts, |rollout| rollout.parts.accuracy),
                 length: mean(&rollouts, |rollout| rollout.tokens.len() as f64),
-                neg_logprob: mean(&neg_logprobs, |value| *value),
+                neg_logprob: (!neg_logprobs.is_empty()).then(|| mean(&neg_logprobs, |value| *value)),
             };
             (task, metrics)
         })
@@ -80,4 +81,61 @@ fn tasks(
 fn mean<T>(items: &[T], value: impl Fn(&T) -> f64) -> f64 {
     // An empty sum is -0.
     (0.0 + items.iter().map(value).sum::<f64>()) / items.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use owlet_runtime::EncodedPrompt;
+
+    use super::*;
+    use crate::{data::Sample, loss::LossStats, reward::RewardParts, task::ProblemType};
+
+    #[test]
+    fn a_step_without_lessons_knows_nothing_of_its_tokens() {
+        let sample = Sample {
+            id: String::new(),
+            place: String::new(),
+            problem: String::new(),
+            images: Vec::new(),
+            answer: "1".to_owned(),
+            problem_type: ProblemType::Numerical,
+            task_type: TaskType::Ocr,
+            options: Vec::new(),
+        };
+        let dataset = Dataset::from_samples(vec![sample]).expect("no images");
+        let rollout = Rollout {
+            tokens: vec![1, 2],
+            sampler_logprobs: vec![-0.5; 2],
+            text: String::new(),
+            truncated: false,
+            parts: RewardParts { accuracy: 1.0, ..RewardParts::default() },
+            reward: 0.9,
+        };
+        let group = RolloutGroup { sample: 0, prompt: EncodedPrompt::from_tokens(vec![1]), rollouts: vec![rollout; 2] };
+
+        let nothing = UpdateReport { applied: true, ..UpdateReport::default() };
+        let metrics = summarize(&dataset, &[], std::slice::from_ref(&group), &nothing);
+        assert_eq!((metrics.n_filtered, metrics.reward, metrics.applied), (1, 0.9, false));
+        assert_eq!((metrics.loss, metrics.entropy, metrics.neg_logprob, metrics.logprob_gap), (None, None, None, None));
+        assert_eq!(metrics.tasks[&TaskType::Ocr].neg_logprob, None);
+        let json = serde_json::to_string(&metrics).expect("JSON");
+        assert!(json.contains("\"entropy\":null"), "{json}");
+        assert_eq!(serde_json::from_str::<StepMetrics>(&json).expect("its own JSON"), metrics);
+
+        let lesson = Lesson { group: &group, task: TaskType::Ocr, advantages: &[1.0, -1.0] };
+        let stats = LossStats { n_tokens: 4, sum_neg_logprob: 2.0, ..LossStats::default() };
+        let learned = UpdateReport {
+            loss: 3.0,
+            stats,
+            sum_entropy: 4.0,
+            sum_gap: 0.0,
+            n_updates: 2,
+            neg_logprobs: vec![0.5],
+            ..nothing
+        };
+        let metrics = summarize(&dataset, &[lesson], &[], &learned);
+        let near = |value: Option<f64>, expected: f64| value.is_some_and(|value| (value - expected).abs() < 1e-6);
+        assert!(near(metrics.loss, 1.5) && near(metrics.entropy, 1.0) && near(metrics.neg_logprob, 0.5));
+        assert_eq!((metrics.logprob_gap, metrics.tasks[&TaskType::Ocr].neg_logprob), (Some(0.0), Some(0.5)));
+    }
 }

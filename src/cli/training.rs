@@ -150,13 +150,13 @@ impl Display {
 
     fn after_step(&self, n_done: u64, metrics: &StepMetrics) {
         let numbers = format!(
-            "reward {:.3}  accuracy {:.2}  length {:.0}  entropy {:.2}  clipped {:.3}  logprob gap {:.4}  {:.0} tok/s",
+            "reward {:.3}  accuracy {:.2}  length {:.0}  entropy {}  clipped {:.3}  logprob gap {}  {:.0} tok/s",
             metrics.reward,
             metrics.accuracy,
             metrics.length,
-            metrics.entropy,
+            known(metrics.entropy, 2),
             metrics.clip_high + metrics.clip_low,
-            metrics.logprob_gap,
+            known(metrics.logprob_gap, 4),
             metrics.tokens_per_second,
         );
         self.bar.set_position(n_done);
@@ -170,6 +170,11 @@ impl Display {
     fn clear(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// A number that a step without lessons does not have.
+fn known(number: Option<f64>, decimals: usize) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| format!("{number:.decimals$}"))
 }
 
 /// Accuracy of every task type, then of all together, before and after.

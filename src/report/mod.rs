@@ -42,8 +42,8 @@ pub(crate) struct StepPoint {
     pub(crate) step: u64,
     pub(crate) reward: f64,
     pub(crate) accuracy: f64,
-    /// Nats a token.
-    pub(crate) entropy: f64,
+    /// Nats a token; `None` where nothing was learned from.
+    pub(crate) entropy: Option<f64>,
     /// Tokens a response.
     pub(crate) length: f64,
 }

@@ -104,7 +104,7 @@ fn curves(page: &mut String, steps: &[StepPoint]) {
     for drawn in [
         Curve { title: "Reward", unit: "mean a response", points: of(|point| point.reward) },
         Curve { title: "Accuracy", unit: "share, sampled", points: of(|point| point.accuracy) },
-        Curve { title: "Entropy", unit: "nats a token", points: of(|point| point.entropy) },
+        Curve { title: "Entropy", unit: "nats a token", points: of(|point| point.entropy.unwrap_or(f64::NAN)) },
         Curve { title: "Response length", unit: "tokens", points: of(|point| point.length) },
     ] {
         page.push_str(&curve(&drawn));
@@ -184,7 +184,7 @@ mod tests {
             summary: text.clone(),
             configuration: vec![(text.clone(), text.clone())],
             results: vec![TaskResult { task: text.clone(), before: estimate, after: estimate }],
-            steps: vec![StepPoint { step: 1, reward: 0.5, accuracy: 0.5, entropy: 0.1, length: 9.0 }],
+            steps: vec![StepPoint { step: 1, reward: 0.5, accuracy: 0.5, entropy: None, length: 9.0 }],
             examples: vec![Example {
                 task: text.clone(),
                 question: text.clone(),
@@ -210,6 +210,13 @@ mod tests {
         let links = page.matches("href=").count() + page.matches("src=").count() + page.matches("url(").count();
         assert_eq!(links, page.matches("href=\"data:image/png;base64,").count());
         assert!(!page.contains("http"), "{page}");
+    }
+
+    #[test]
+    fn steps_without_entropy_leave_a_gap_in_its_curve_alone() {
+        let page = html(&hostile());
+        assert_eq!(page.matches("<circle class=\"hit\"").count(), 3, "{page}");
+        assert_eq!(page.matches("no steps").count(), 1, "{page}");
     }
 
     #[test]
