@@ -341,6 +341,37 @@ fn adapt_resumes_to_the_same_adapter_and_refuses_to_mix_runs() {
 }
 
 #[test]
+fn outputs_never_replace_inputs() {
+    let folder = workshop();
+    fs::create_dir(folder.path().join("below")).expect("a writable folder");
+    let adapt = |output: &'static str, more: &[&'static str]| {
+        let arguments = ["adapt", "-m", "model.gguf", "--data", "data.jsonl", "--eval", "long.jsonl", "-o", output];
+        ([&arguments[..], more].concat(), output)
+    };
+    let run = |output: &'static str| {
+        let arguments = ["run", "-m", "model.gguf", "--adapter", "adapter.gguf", "--image", "picture.png", "--draw"];
+        ([&arguments[..], &[output, "Where?"]].concat(), output)
+    };
+    let cases = [
+        adapt("model.gguf", &[]),
+        adapt("./model.gguf", &[]),
+        adapt("below/../data.jsonl", &[]),
+        adapt("long.jsonl", &[]),
+        adapt("mmproj.gguf", &["--mmproj", "mmproj.gguf"]),
+        adapt("new", &["--checkpoint-dir", "below/../new"]),
+        run("picture.png"),
+        run("model.gguf"),
+        run("adapter.gguf"),
+    ];
+    let read = || ["model.gguf", "picture.png"].map(|name| fs::read(folder.path().join(name)).expect("it is there"));
+    let before = read();
+    for (arguments, output) in &cases {
+        assert_refused(folder.path(), &[Refusal { arguments, exit_code: 1, told: &[output, "place", "hint: "] }]);
+    }
+    assert!(read() == before, "the inputs are as they were");
+}
+
+#[test]
 fn a_question_longer_than_the_context_is_named() {
     let folder = workshop();
     let arguments =

@@ -14,7 +14,7 @@ use super::{
     failure::Result,
     interrupt,
     model::ModelArgs,
-    output::{Output, ensure_writable},
+    output::{Output, ensure_distinct, ensure_writable},
     training::{RunFolder, answers_before, ask, ensure_new, open_dataset, results_table, train},
 };
 
@@ -180,12 +180,14 @@ impl Scores {
 
 pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
     let cancel = interrupt::cancel_on_signal()?;
+    let directory = args.checkpoint_dir.clone().unwrap_or_else(|| args.out.with_extension("checkpoints"));
+    let data_files = [Some(&*args.data), args.eval.as_deref(), Some(&*directory)];
+    ensure_distinct(&args.out, args.model.files().chain(data_files.into_iter().flatten()))?;
     ensure_writable(&args.out)?;
     let data = open_dataset(&args.data)?;
     let held_out = args.eval.as_deref().map(open_dataset).transpose()?;
     let model = args.model.load()?;
     let mut trainer = Trainer::new(&model, data, Arc::new(VerifiableReward), args.trainer_options())?;
-    let directory = args.checkpoint_dir.clone().unwrap_or_else(|| args.out.with_extension("checkpoints"));
     ensure_new(&directory, args.resume)?;
 
     let before = match &held_out {

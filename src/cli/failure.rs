@@ -38,6 +38,14 @@ impl Failure {
         Error::new(ErrorKind::Io, "cannot write to standard output").source(source).into()
     }
 
+    /// Adds what might help.
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        if let Self::Error { hints, .. } = &mut self {
+            hints.push(hint.into());
+        }
+        self
+    }
+
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::BrokenPipe => 0,
@@ -86,13 +94,9 @@ pub(crate) trait Teach<T> {
 impl<T, E: Into<Failure>> Teach<T> for std::result::Result<T, E> {
     fn hint(self, kind: ErrorKind, hint: impl Into<String>) -> Result<T> {
         self.map_err(|error| {
-            let mut failure = error.into();
-            if let Failure::Error { error, hints } = &mut failure
-                && error.kind() == kind
-            {
-                hints.push(hint.into());
-            }
-            failure
+            let failure = error.into();
+            let is_meant = matches!(&failure, Failure::Error { error, .. } if error.kind() == kind);
+            if is_meant { failure.with_hint(hint) } else { failure }
         })
     }
 }

@@ -1,6 +1,9 @@
 //! Arguments that several commands share: which model, with which adapters, and how it samples.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::Args;
 use owlet::{Adapter, ErrorKind, Model, ModelOptions, SamplerOptions};
@@ -28,6 +31,11 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// The files that were named.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        [Some(&*self.model), self.mmproj.as_deref()].into_iter().flatten()
+    }
+
     pub(crate) fn load(&self) -> Result<Model> {
         let options = ModelOptions {
             mmproj: self.mmproj.clone(),
@@ -48,7 +56,7 @@ impl ModelArgs {
 /// An adapter file and how strongly it acts.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AdapterArg {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     scale: f32,
 }
 

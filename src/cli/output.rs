@@ -2,13 +2,14 @@
 
 use std::{
     fmt::Display,
+    fs,
     io::{self, IsTerminal, Write},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use owlet::{AtomicFile, ErrorKind};
+use owlet::{AtomicFile, Error, ErrorKind};
 use serde::Serialize;
 
 use super::failure::{Failure, Result, Teach};
@@ -92,6 +93,23 @@ pub(crate) fn ensure_writable(path: &Path) -> Result<()> {
     AtomicFile::create(path).map(drop).hint(ErrorKind::NotFound, "the folder of an output file must exist")
 }
 
+/// Fails where `output` is one of `others`, the files and folders that the command needs besides, by whatever path.
+pub(crate) fn ensure_distinct<'a>(output: &Path, others: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    let place = place(output);
+    if others.into_iter().all(|other| self::place(other) != place) {
+        return Ok(());
+    }
+    let error = Error::new(ErrorKind::InvalidInput, "an output would take the place of another file of the command");
+    Err(Failure::from(error.at(output.display())).with_hint("give the output a name of its own"))
+}
+
+/// Where `path` is or would be, links followed.
+fn place(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let would_be = || Some(fs::canonicalize(folder).ok()?.join(path.file_name()?));
+    fs::canonicalize(path).ok().or_else(would_be).unwrap_or_else(|| path.to_owned())
+}
+
 /// `1234567` as `1.2 MB`.
 pub(crate) fn bytes(n: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB"];
@@ -131,6 +149,31 @@ mod tests {
         let cases = [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (999_999, "1.0 MB"), (16_400_000, "16.4 MB")];
         for (n, text) in cases {
             assert_eq!(bytes(n), text);
+        }
+    }
+
+    #[test]
+    fn outputs_have_places_of_their_own() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("below")).expect("a writable folder");
+        fs::write(path("a.gguf"), b"").expect("a writable folder");
+        let cases = [
+            ("b.gguf", "a.gguf", true),
+            ("a.gguf", "a.gguf", false),
+            ("below/../a.gguf", "a.gguf", false),
+            ("new", "below/../new", false),
+            ("gone/new", "gone/new", false),
+            ("below/a.gguf", "a.gguf", true),
+        ];
+        for (output, other, is_distinct) in cases {
+            let found = ensure_distinct(&path(output), [&*path("c"), &*path(other)]);
+            assert_eq!(found.is_ok(), is_distinct, "{output} beside {other}");
+        }
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("a.gguf", path("link")).expect("a writable folder");
+            assert!(ensure_distinct(&path("a.gguf"), [&*path("link")]).is_err());
         }
     }
 

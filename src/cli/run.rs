@@ -89,6 +89,11 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
         if first_picture.is_none() {
             return Err(Failure::argument("nothing to draw on", "`--draw` without `--image`", "a picture"));
         }
+        let adapters = args.adapters.iter().map(|adapter| &*adapter.path);
+        output::ensure_distinct(
+            path,
+            args.images.iter().map(|image| &**image).chain(args.model.files()).chain(adapters),
+        )?;
         output::ensure_writable(path)?;
     }
     let model = args.model.load()?;
