@@ -7,8 +7,7 @@ use crate::{Error, ErrorKind, Result, gguf::GgufFile};
 /// A token's number in the vocabulary.
 pub type TokenId = i32;
 
-/// Types of tokens in `tokenizer.ggml.token_type`, as llama.cpp numbers them.
-const CONTROL: i32 = 3;
+/// Type of tokens that stand for nothing in `tokenizer.ggml.token_type`, as llama.cpp numbers it.
 const UNUSED: i32 = 5;
 /// Marks that only stand around or instead of pictures.
 const VISION_MARKS: [&str; 5] =
@@ -35,12 +34,15 @@ impl Vocabulary {
     pub(super) unsafe fn new(raw: *const sys::llama_vocab, file: &GgufFile) -> Result<Self> {
         let tokens = file.strings("tokenizer.ggml.tokens")?;
         let types = file.opt_i32s("tokenizer.ggml.token_type")?.unwrap_or_default();
-        let typed = |wanted: i32| {
-            let ids = types.iter().enumerate().filter(move |&(_, &kind)| kind == wanted).map(|(id, _)| id);
-            ids.collect::<Vec<_>>()
-        };
         let id_of = |text: &str| tokens.iter().position(|token| token == text);
-        let mut never_sampled: Vec<_> = typed(UNUSED);
+        // llama.cpp makes some tokens control tokens by their spelling, whatever the file calls them.
+        let is_control = |&id: &usize| {
+            // SAFETY: the vocabulary is alive (contract) and has all tokens of the file.
+            let attributes = unsafe { sys::llama_vocab_get_attr(raw, id as TokenId) };
+            attributes & (sys::LLAMA_TOKEN_ATTR_CONTROL | sys::LLAMA_TOKEN_ATTR_UNKNOWN) != 0
+        };
+        let control = (0..tokens.len()).filter(is_control).filter(|&id| !tokens[id].is_empty());
+        let mut never_sampled: Vec<_> = (0..types.len()).filter(|&id| types[id] == UNUSED).collect();
         never_sampled.extend(VISION_MARKS.iter().filter_map(|mark| id_of(mark)));
         never_sampled.sort_unstable();
         let spelling = |key: &str| {
@@ -50,7 +52,7 @@ impl Vocabulary {
         Ok(Self {
             raw,
             n_tokens: tokens.len(),
-            control: typed(CONTROL).into_iter().map(|id| tokens[id].clone()).filter(|text| !text.is_empty()).collect(),
+            control: control.map(|id| tokens[id].clone()).collect(),
             never_sampled: never_sampled.into_iter().map(|id| id as TokenId).collect(),
             image_pad: id_of("<|image_pad|>").map(|id| id as TokenId),
             bos: spelling("tokenizer.ggml.bos_token_id")?,
@@ -87,23 +89,23 @@ impl Vocabulary {
             let error = Error::new(ErrorKind::Limit, "text too long").got(format!("{} bytes", text.len()));
             return Err(error.needed("less than 2^31 bytes"));
         };
-        // A token is at least one byte, except for a space that some tokenizers put in front.
-        let mut ids = vec![0; text.len() + 1];
-        // SAFETY: the vocabulary is alive (contract of `new`); pointers and lengths describe live buffers.
-        let n = unsafe {
-            let capacity = ids.len() as i32;
-            sys::llama_tokenize(
-                self.raw,
-                text.as_ptr().cast(),
-                n_bytes,
-                ids.as_mut_ptr(),
-                capacity,
-                false,
-                parse_special,
-            )
+        let run = |ids: &mut Vec<TokenId>| {
+            let capacity = i32::try_from(ids.len()).unwrap_or(i32::MAX);
+            let (text, ids) = (text.as_ptr().cast(), ids.as_mut_ptr());
+            // SAFETY: the vocabulary is alive (contract of `new`); pointers and lengths describe live buffers.
+            unsafe { sys::llama_tokenize(self.raw, text, n_bytes, ids, capacity, false, parse_special) }
         };
+        // Most texts need fewer; SentencePiece's marks for spaces, spelled by bytes, need three for each.
+        let mut ids = vec![0; text.len() + 1];
+        let mut n = run(&mut ids);
+        // A negative answer is the room that the tokens need, the least number that they do not fit 2^31.
+        if n < 0 && n != i32::MIN {
+            ids.resize(n.unsigned_abs() as usize, 0);
+            n = run(&mut ids);
+        }
         let Ok(n) = usize::try_from(n) else {
-            return Err(Error::new(ErrorKind::Internal, "more tokens than bytes").got(format!("{} bytes", text.len())));
+            let error = Error::new(ErrorKind::Limit, "text too long").got(format!("{} bytes", text.len()));
+            return Err(error.needed("less than 2^31 tokens"));
         };
         ids.truncate(n);
         Ok(ids)

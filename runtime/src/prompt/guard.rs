@@ -5,34 +5,51 @@
 //! mark, and after rendering it is tokenized apart, as plain text. Everything else reaches the template, and the
 //! tokenizer, exactly as written.
 
+use std::{cmp::Reverse, collections::HashMap};
+
 use crate::{Result, model::TokenId};
 
 /// Swaps spellings of control tokens in texts for marks.
 pub(super) struct Guard<'a> {
     control: &'a [String],
+    /// Numbers of the spellings by first byte, the longest first.
+    by_first: HashMap<u8, Vec<usize>>,
     /// A character that none of the texts contains; a mark is the number of a spelling between two of them.
     fence: char,
 }
 
 impl<'a> Guard<'a> {
-    /// A guard for `texts` against the spellings `control`.
+    /// A guard for `texts` against the spellings `control`, none of them empty.
     pub(super) fn new<'t>(control: &'a [String], texts: impl Iterator<Item = &'t str> + Clone) -> Self {
         // Unicode sets these 32 apart for the internal use of programs; the rest is for texts that hold them all.
         let fences = ('\u{fdd0}'..='\u{fdef}').chain('\u{f0000}'..);
         let unused = |fence: &char| !texts.clone().any(|text| text.contains(*fence));
-        Self { control, fence: fences.into_iter().find(unused).unwrap_or('\u{fdd0}') }
+        let mut by_first: HashMap<u8, Vec<usize>> = HashMap::new();
+        for (index, spelling) in control.iter().enumerate() {
+            by_first.entry(spelling.as_bytes()[0]).or_default().push(index);
+        }
+        for indices in by_first.values_mut() {
+            indices.sort_by_key(|&index| Reverse(control[index].len()));
+        }
+        Self { control, by_first, fence: fences.into_iter().find(unused).unwrap_or('\u{fdd0}') }
     }
 
     /// `text` with marks for control spellings.
     pub(super) fn disarm(&self, text: &str) -> String {
         let mut disarmed = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some((at, index)) = self.first_spelling(rest) {
-            disarmed.push_str(&rest[..at]);
-            disarmed.push_str(&format!("{0}{index}{0}", self.fence));
-            rest = &rest[at + self.control[index].len()..];
+        let (mut copied, mut at) = (0, 0);
+        while at < text.len() {
+            match self.spelling_at(text, at) {
+                Some(index) => {
+                    disarmed.push_str(&text[copied..at]);
+                    disarmed.push_str(&format!("{0}{index}{0}", self.fence));
+                    at += self.control[index].len();
+                    copied = at;
+                }
+                None => at += 1,
+            }
         }
-        disarmed.push_str(rest);
+        disarmed.push_str(&text[copied..]);
         disarmed
     }
 
@@ -55,10 +72,11 @@ impl<'a> Guard<'a> {
         Ok(tokens)
     }
 
-    /// Byte offset and number of the first control spelling, the longest where several start together.
-    fn first_spelling(&self, text: &str) -> Option<(usize, usize)> {
-        let found = self.control.iter().enumerate().filter_map(|(index, spelling)| Some((text.find(spelling)?, index)));
-        found.min_by_key(|&(at, index)| (at, usize::MAX - self.control[index].len()))
+    /// Number of the longest control spelling that starts at byte `at`.
+    fn spelling_at(&self, text: &str, at: usize) -> Option<usize> {
+        let bytes = &text.as_bytes()[at..];
+        let candidates = self.by_first.get(bytes.first()?)?;
+        candidates.iter().copied().find(|&index| bytes.starts_with(self.control[index].as_bytes()))
     }
 }
 
