@@ -66,9 +66,22 @@ pub fn devices() -> Result<Vec<Device>> {
     Ok(devices.collect())
 }
 
-/// Threads to use where the caller names none: one per core that the system offers.
-pub(crate) fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get())
+/// ggml's limit on the threads of a pool.
+const MAX_THREADS: usize = 512;
+
+/// The threads to use for `n_threads` asked for: 0 is one per core that the system offers.
+///
+/// # Errors
+/// `InvalidInput` above 512.
+pub(crate) fn resolve_threads(n_threads: usize) -> Result<usize> {
+    match n_threads {
+        0 => Ok(std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_THREADS)),
+        1..=MAX_THREADS => Ok(n_threads),
+        _ => {
+            let error = Error::new(ErrorKind::InvalidInput, "too many threads").at("n_threads").got(n_threads);
+            Err(error.needed(format!("0 to {MAX_THREADS}")))
+        }
+    }
 }
 
 /// Initialises llama.cpp, once per process. Every constructor that reaches llama.cpp or ggml calls this first.
@@ -193,6 +206,15 @@ mod tests {
         let error = failed.expect_err("the call returned nothing");
         assert_eq!(error.kind(), ErrorKind::Backend);
         assert_eq!(error.to_string(), "cannot load model: got tensor is odd");
+    }
+
+    #[test]
+    fn threads_are_within_ggmls_limit() {
+        assert!((1..=MAX_THREADS).contains(&resolve_threads(0).expect("the default")));
+        assert_eq!(resolve_threads(MAX_THREADS).expect("the limit"), MAX_THREADS);
+        for n_threads in [MAX_THREADS + 1, usize::MAX] {
+            assert_eq!(resolve_threads(n_threads).expect_err("too many").kind(), ErrorKind::InvalidInput);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use llama_cpp_sys_2 as sys;
 use crate::{Error, ErrorKind, Result, backend, image::Image, model::c_path, prompt::ImageEmbedding};
 
 /// Upper end of what mtmd lets through; the budget was applied before.
-const MAX_TOKENS: i32 = 1 << 16;
+pub(crate) const MAX_IMAGE_TOKENS: usize = 1 << 16;
 
 /// A loaded projector. Its encoder has one set of buffers: callers take turns.
 pub(crate) struct Projector {
@@ -49,7 +49,7 @@ impl Projector {
         // The warm-up pass would encode a picture of the largest size, memory and all.
         params.warmup = false;
         params.image_min_tokens = 1;
-        params.image_max_tokens = MAX_TOKENS;
+        params.image_max_tokens = MAX_IMAGE_TOKENS as i32;
         let loaded = backend::explain("cannot load image projector", || {
             // SAFETY: the path is NUL-terminated, the model alive (contract), the parameters the library's defaults
             // with plain values.
@@ -72,9 +72,9 @@ impl Projector {
             let error = Error::new(ErrorKind::InvalidInput, "picture was not resized").got(size());
             return Err(error.needed(format!("sides of a multiple of {}", self.factor)));
         }
-        if n_tokens > MAX_TOKENS as usize {
+        if n_tokens > MAX_IMAGE_TOKENS {
             let error = Error::new(ErrorKind::Limit, "picture too large").got(format!("{n_tokens} tokens"));
-            return Err(error.needed(format!("at most {MAX_TOKENS}")));
+            return Err(error.needed(format!("at most {MAX_IMAGE_TOKENS}")));
         }
         let data = backend::explain("cannot encode picture", || self.run(image, n_tokens));
         let data = data.map_err(|error| error.at(size()))?;

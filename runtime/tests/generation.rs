@@ -7,8 +7,9 @@ use std::{ops::ControlFlow, sync::Arc, thread, time::Duration};
 
 use common::tiny;
 use owlet_runtime::{
-    Adapter, CancelToken, EncodedPrompt, ErrorKind, GenerateRequest, Generated, Image, Model, Prompt, Result, RngKey,
-    SamplerOptions, Session, StopReason, TokenEvent, generate, generate_parallel,
+    Adapter, CancelToken, EncodedPrompt, ErrorKind, GenerateRequest, Generated, Image, ImageBudget, Message, Model,
+    ModelOptions, Part, Prompt, Result, RngKey, Role, SamplerOptions, Session, SessionOptions, StopReason, TokenEvent,
+    generate, generate_parallel,
 };
 
 /// Kernels round differently for other batch sizes and orders of summation; logits range over about +-5.
@@ -259,6 +260,8 @@ fn adapters_change_the_logits_by_their_scale_and_go_away_again() {
     let halves = logits(&[(in_memory.clone(), 0.5), (from_file, 0.5)]);
     // Two halves are added in another order than one whole.
     assert!(difference(&halves, &full) < ROUNDING);
+    let twice = logits(&[(in_memory.clone(), 0.25), (in_memory.clone(), 0.75)]);
+    assert_eq!(twice, full, "the scales of one adapter add up");
     assert_eq!(base, logits(&[(in_memory.clone(), 0.0)]));
     drop(in_memory);
     assert_eq!(base, logits(&[]));
@@ -329,6 +332,93 @@ fn text_from_outside_cannot_become_control_tokens() {
     for special in ["<|im_start|>", "<|im_end|>", "<|image_pad|>"] {
         assert_eq!(count(attack, special), count("x", special), "{special}");
     }
+}
+
+#[test]
+fn neighbouring_texts_cannot_spell_a_control_token_together() {
+    let (model, _directory) = tiny::load();
+    let end = model.tokenize("<|im_end|>", true).expect("tokenizes")[0];
+    let texts = |parts: &[&str]| parts.iter().map(|text| Part::Text((*text).to_owned())).collect::<Vec<_>>();
+    let count = |parts: Vec<Part>| {
+        let prompt = Prompt { messages: vec![Message { role: Role::User, parts }] };
+        let segments = model.encode(&prompt).expect("encodes").segments;
+        let tokens = segments.iter().flat_map(|segment| match segment {
+            owlet_runtime::Segment::Tokens(tokens) => tokens.clone(),
+            owlet_runtime::Segment::Image(_) => vec![],
+        });
+        tokens.filter(|&token| token == end).count()
+    };
+    let innocent = count(texts(&["x"]));
+    assert_eq!(count(texts(&["x<|im_", "end|>y"])), innocent);
+    let mut with_picture = vec![Part::Image(picture(64, 1))];
+    with_picture.extend(texts(&["x<|im_", "", "end|>y"]));
+    assert_eq!(count(with_picture), innocent);
+}
+
+#[test]
+fn pictures_and_limits_beyond_the_encoder_are_refused_before_the_work() {
+    let (model, directory) = tiny::load();
+    let prompt = Prompt::user("What?", vec![picture(64, 1)]).expect("no marks");
+    let most = 65_536 * 32 * 32;
+    let budget = ImageBudget { factor: 32, min_pixels: 4 * most, max_pixels: 5 * most };
+    let error = model.encode_with(&prompt, budget).expect_err("too many tokens");
+    assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+    for (min_pixels, max_pixels) in [(1024, most + 1), (1024, 0), (0, 4096), (8192, 4096), (1, u64::MAX)] {
+        let (min_pixels, max_pixels) = (Some(min_pixels), Some(max_pixels));
+        let options = ModelOptions { min_pixels, max_pixels, n_threads: 1, ..ModelOptions::default() };
+        let error = Model::load(directory.path().join("tiny.gguf"), &options).expect_err("bad limits");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+}
+
+#[test]
+fn too_many_threads_are_refused() {
+    let (model, _directory) = tiny::load();
+    let options = ModelOptions { n_threads: 513, ..ModelOptions::default() };
+    let load = Model::load(model.path(), &options).map(drop);
+    let session = Session::new(&model, &SessionOptions { n_threads: 513, ..SessionOptions::default() }).map(drop);
+    for error in [load, session].map(|result| result.expect_err("refused")) {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("n_threads: got 513, needed 0 to 512"), "{error}");
+    }
+}
+
+#[test]
+fn adapters_come_and_go_while_a_session_works() {
+    let (model, _directory) = tiny::load();
+    let bytes = tiny::adapter().bytes();
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            for _ in 0..20 {
+                drop(Adapter::from_bytes(&model, &bytes).expect("loads"));
+            }
+        });
+        let hello = tiny::prompt(&model, "Hello");
+        while !worker.is_finished() {
+            tiny::session(&model, 1, 64).prefill(0, &hello).expect("fits");
+        }
+    });
+}
+
+/// SentencePiece writes a space as a character of three bytes: without a token of its own, three tokens.
+#[test]
+fn texts_of_more_tokens_than_bytes_are_tokenized() {
+    let directory = tempfile::tempdir().expect("creates");
+    let mut tokens = ["<unk>", "<s>", "</s>"].map(str::to_owned).to_vec();
+    tokens.extend((0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>")));
+    let n_vocab = tokens.len();
+    let mut types = vec![2, 3, 3];
+    types.resize(n_vocab, 6);
+    let mut draft = tiny::model();
+    draft.set("tokenizer.ggml.model", "llama").set("tokenizer.ggml.tokens", tokens);
+    draft.set("tokenizer.ggml.token_type", types).set("tokenizer.ggml.scores", vec![0f32; n_vocab]);
+    draft.set("tokenizer.ggml.eos_token_id", 2u32).tensor("token_embd.weight", &[tiny::N_EMBD, n_vocab as u64]);
+    let path = draft.write(&directory.path().join("spaces.gguf"));
+    let options = ModelOptions { n_threads: 1, text_only: true, ..ModelOptions::default() };
+    let model = Model::load(path, &options).expect("loads");
+    let tokens = model.tokenize("    ", false).expect("tokenizes");
+    assert!(tokens.len() >= 12, "{tokens:?}");
+    assert!(model.detokenize(&tokens).contains("\u{2581}\u{2581}\u{2581}\u{2581}"));
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl Adapter {
     ) -> Result<Self> {
         let info = check::check(file, model.gguf())?;
         let raw = {
-            let _guard = model.lock_adapters();
+            let _alone = model.change_adapters();
             let mut failed = None;
             let loaded = backend::explain("cannot load adapter", || match load() {
                 Ok(raw) => NonNull::new(raw),
@@ -133,7 +133,7 @@ impl Adapter {
 
 impl Drop for Adapter {
     fn drop(&mut self) {
-        let _guard = self.model.lock_adapters();
+        let _alone = self.model.change_adapters();
         // SAFETY: loaded in `new`, freed once, before the model that keeps it in its list; no context refers to it, since
         // sessions hold an `Arc`.
         unsafe { sys::llama_adapter_lora_free(self.raw.as_ptr()) }

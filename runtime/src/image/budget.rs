@@ -56,7 +56,7 @@ impl ImageBudget {
         Ok((w / self.factor) as usize * (h / self.factor) as usize)
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let area = u64::from(self.factor).pow(2);
         if self.factor == 0 || self.min_pixels == 0 || self.max_pixels < area || self.min_pixels > self.max_pixels {
             let error = Error::new(ErrorKind::InvalidInput, "bad image budget").got(format!("{self:?}"));

@@ -12,7 +12,7 @@ use std::{
     ffi::CString,
     path::{Path, PathBuf},
     ptr::NonNull,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Instant,
 };
 
@@ -27,7 +27,7 @@ use crate::{
     image::{Image, ImageBudget},
     prompt::{EncodedPrompt, ImageEmbedding, Prompt},
     template::ChatTemplate,
-    vision::Projector,
+    vision::{MAX_IMAGE_TOKENS, Projector},
 };
 
 /// Pixels that the published Qwen3-VL processors keep, for projector files that name none.
@@ -51,7 +51,8 @@ pub struct ModelOptions {
     /// Smallest number of pixels of a picture as the model sees it; default `None`: the projector file's number, else
     /// 65,536 as the published models.
     pub min_pixels: Option<u64>,
-    /// Largest number of pixels; default `None`: the projector file's number, else 16,777,216 as the published models.
+    /// Largest number of pixels; default `None`: the projector file's number, else as the published
+    /// models: 16,777,216 for Qwen3-VL, 4096 tokens before it.
     /// One token is a square of 32 pixels for Qwen3-VL; encoding time and memory grow faster than the pixels.
     pub max_pixels: Option<u64>,
 }
@@ -107,8 +108,9 @@ struct Inner {
     projector: Option<Mutex<Projector>>,
     vocab: Vocabulary,
     weights: Weights,
-    /// llama.cpp keeps the adapters of a model in a list without a lock.
-    adapter_list: Mutex<()>,
+    /// llama.cpp keeps the adapters of a model in a list without a lock, which loading and dropping change and contexts
+    /// count through.
+    adapter_list: RwLock<()>,
     file: GgufFile,
     hyper: Hyperparameters,
     budget: Option<ImageBudget>,
@@ -144,6 +146,7 @@ impl Model {
     pub fn load(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Self> {
         let path = path.as_ref();
         let start = Instant::now();
+        let n_threads = backend::resolve_threads(options.n_threads)?;
         backend::init()?;
         let failed = |error: Error| error.at(path.display());
         let file = GgufFile::open(path)?;
@@ -153,16 +156,19 @@ impl Model {
         let mmproj = Self::find_projector(path, &hyper, options)?;
         let template = file.opt_str("tokenizer.chat_template").map_err(failed)?;
 
+        let budget = mmproj
+            .as_ref()
+            .map(|(file, info)| image_budget(info, options).map_err(|error| error.at(file.path().display())));
+        let budget = budget.transpose()?;
+
         let weights = Weights::load(path, options)?;
         // SAFETY: the model is alive and owns the vocabulary; both end up in the same `Inner`.
         let vocab = unsafe { Vocabulary::new(sys::llama_model_get_vocab(weights.0.as_ptr()), &file) }?;
         let template = ChatTemplate::new(template, vocab.bos(), vocab.eos()).map_err(failed)?;
-        let budget = mmproj.as_ref().map(|(_, info)| image_budget(info, options));
         let mmproj_bytes = mmproj.as_ref().map(|(file, _)| file.n_bytes());
         let projector = match &mmproj {
             // SAFETY: the weights outlive the projector in `Inner`, and `check` accepted the file for this model.
             Some((file, info)) => Some(Mutex::new(unsafe {
-                let n_threads = if options.n_threads == 0 { backend::default_threads() } else { options.n_threads };
                 let width = hyper.n_embd as usize * (1 + hyper.n_deepstack as usize);
                 Projector::load(file.path(), weights.0, width, info.factor, n_threads, options.gpu_layers != 0)
             }?)),
@@ -170,7 +176,7 @@ impl Model {
         };
         let info = model_info(&file, &hyper, &weights, &vocab, mmproj_bytes);
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
-        let adapter_list = Mutex::new(());
+        let adapter_list = RwLock::new(());
         let inner = Inner { projector, vocab, weights, adapter_list, file, hyper, budget, template, info, load_ms };
         Ok(Self(Arc::new(inner)))
     }
@@ -326,8 +332,13 @@ impl Model {
     }
 
     /// Held while an adapter is added to the model's list or taken from it.
-    pub(crate) fn lock_adapters(&self) -> MutexGuard<'_, ()> {
-        self.0.adapter_list.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn change_adapters(&self) -> RwLockWriteGuard<'_, ()> {
+        self.0.adapter_list.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held while a context may look at the model's list of adapters: when it is made, set up or computes.
+    pub(crate) fn keep_adapters(&self) -> RwLockReadGuard<'_, ()> {
+        self.0.adapter_list.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether `other` is this very model, not an equal one.
@@ -363,13 +374,26 @@ pub(crate) fn c_path(path: &Path) -> Result<CString> {
     CString::new(path.to_str().ok_or_else(error)?).map_err(|_| error())
 }
 
-fn image_budget(info: &ProjectorInfo, options: &ModelOptions) -> ImageBudget {
+/// The pixels of a picture by default: what the caller says, else the projector file, else the published models.
+///
+/// # Errors
+/// `InvalidInput` for limits that contradict each other or allow more tokens than the encoder takes.
+fn image_budget(info: &ProjectorInfo, options: &ModelOptions) -> Result<ImageBudget> {
+    let token_pixels = u64::from(info.factor).pow(2);
     let (published_min, published_max) = PUBLISHED_PIXELS;
-    ImageBudget {
+    let published_max = info.published_tokens.map_or(published_max, |n_tokens| n_tokens * token_pixels);
+    let budget = ImageBudget {
         factor: info.factor,
         min_pixels: options.min_pixels.or(info.min_pixels).unwrap_or(published_min),
         max_pixels: options.max_pixels.or(info.max_pixels).unwrap_or(published_max),
+    };
+    budget.check()?;
+    let most = MAX_IMAGE_TOKENS as u64 * token_pixels;
+    if budget.max_pixels > most {
+        let error = Error::new(ErrorKind::InvalidInput, "pictures too large").at("max_pixels").got(budget.max_pixels);
+        return Err(error.needed(format!("at most {most}, {MAX_IMAGE_TOKENS} tokens")));
     }
+    Ok(budget)
 }
 
 fn model_info(

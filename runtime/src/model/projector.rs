@@ -21,6 +21,8 @@ pub(crate) struct ProjectorInfo {
     /// Pixel limits of the processor that the model was trained with, where the file names them.
     pub(crate) min_pixels: Option<u64>,
     pub(crate) max_pixels: Option<u64>,
+    /// Most tokens of a picture that the family's published processors make, where they count tokens.
+    pub(crate) published_tokens: Option<u64>,
 }
 
 /// The projector beside `model`: `mmproj*.gguf` or `*mmproj*.gguf` in the same directory.
@@ -119,6 +121,8 @@ pub(super) fn check(file: &GgufFile, hyper: &Hyperparameters) -> Result<Projecto
         factor: (tower.patch * tower.merge) as u32,
         min_pixels: file.opt_u32("clip.vision.image_min_pixels")?.map(u64::from),
         max_pixels: file.opt_u32("clip.vision.image_max_pixels")?.map(u64::from),
+        // llama.cpp's limit too; attention without windows takes memory by the square.
+        published_tokens: (kind != Kind::Qwen3Vl).then_some(4096),
     })
 }
 

@@ -8,6 +8,7 @@ use crate::{
     image::{Image, ImageBudget},
     model::{Model, TokenId},
     template::{Content, ContentPart, TemplateMessage},
+    vision::MAX_IMAGE_TOKENS,
 };
 
 /// See [`Model::encode`].
@@ -35,7 +36,7 @@ pub(crate) fn encode(model: &Model, prompt: &Prompt, budget: Option<ImageBudget>
             && let Some(image) = images.next()
         {
             let resized = match budget {
-                Some(budget) => &image.resize_for(&budget)?,
+                Some(budget) => &resize(image, &budget)?,
                 None => image,
             };
             segments.push(Segment::Image(Arc::new(model.encode_image(resized)?)));
@@ -45,6 +46,16 @@ pub(crate) fn encode(model: &Model, prompt: &Prompt, budget: Option<ImageBudget>
         }
     }
     Ok(EncodedPrompt { segments })
+}
+
+/// The picture at the size of `budget`, which is refused before the work when the encoder would not take it.
+fn resize(image: &Image, budget: &ImageBudget) -> Result<Image> {
+    let n_tokens = budget.tokens_for(image.width(), image.height())?;
+    if n_tokens > MAX_IMAGE_TOKENS {
+        let error = Error::new(ErrorKind::Limit, "picture too large").got(format!("{n_tokens} tokens"));
+        return Err(error.needed(format!("at most {MAX_IMAGE_TOKENS}")));
+    }
+    image.resize_for(budget)
 }
 
 impl Part {
@@ -66,18 +77,26 @@ impl Part {
 fn template_message(message: &super::Message, guard: &Guard) -> TemplateMessage {
     let role = message.role.name();
     let content = if message.parts.iter().all(|part| part.image().is_none()) {
-        Content::Text(message.parts.iter().filter_map(Part::as_text).map(|text| guard.disarm(text)).collect())
+        let text: String = message.parts.iter().filter_map(Part::as_text).collect();
+        Content::Text(guard.disarm(&text))
     } else {
-        Content::Parts(message.parts.iter().map(|part| template_part(part, guard)).collect())
+        Content::Parts(template_parts(&message.parts, guard))
     };
     TemplateMessage { role, content }
 }
 
-fn template_part(part: &Part, guard: &Guard) -> ContentPart {
-    match part {
-        Part::Text(text) => ContentPart::Text { text: guard.disarm(text) },
-        Part::Image(_) => ContentPart::Image,
+/// Texts that follow each other become one before they are disarmed: templates write them without anything between, and
+/// a control token could be spelled across.
+fn template_parts(parts: &[Part], guard: &Guard) -> Vec<ContentPart> {
+    let mut merged = Vec::new();
+    for run in parts.chunk_by(|a, b| a.image().is_none() && b.image().is_none()) {
+        let text: String = run.iter().filter_map(Part::as_text).collect();
+        merged.push(match run[0] {
+            Part::Text(_) => ContentPart::Text { text: guard.disarm(&text) },
+            Part::Image(_) => ContentPart::Image,
+        });
     }
+    merged
 }
 
 /// The runs of tokens between the template's placeholders: one more than there are pictures.

@@ -1,6 +1,6 @@
 //! A whole file through llama.cpp's quantizer.
 
-use std::{collections::HashMap, ffi::CString, fs, path::Path, sync::mpsc, thread};
+use std::{collections::HashMap, fs, path::Path, sync::mpsc, thread};
 
 use llama_cpp_sys_2 as sys;
 
@@ -8,7 +8,7 @@ use super::{QuantType, log::Piece};
 use crate::{
     AtomicFile, Error, ErrorKind, Result, backend,
     gguf::{GgmlType, GgufFile, TensorInfo},
-    model::hyper::Hyperparameters,
+    model::{c_path, hyper::Hyperparameters},
 };
 
 /// Weights that the quantizer keeps in memory at a time: a few rows of the largest matrix would do, this keeps the
@@ -183,13 +183,14 @@ fn run(
     on_piece: &mut dyn FnMut(Piece),
 ) -> Result<()> {
     backend::init()?;
+    let n_threads = backend::resolve_threads(options.threads)?;
     let (from, to) = (c_path(input)?, c_path(output)?);
     thread::scope(|scope| {
         let (sender, pieces) = mpsc::channel();
         let worker = scope.spawn(move || {
             backend::listen(sender, || {
                 backend::explain("cannot quantize", || {
-                    let params = params(options, dry_run);
+                    let params = params(options, n_threads, dry_run);
                     // SAFETY: both paths are NUL-terminated; the parameters are llama.cpp's defaults with plain fields
                     // changed, their pointers NULL. Exceptions are caught inside and become a status.
                     let status = unsafe { sys::llama_model_quantize(from.as_ptr(), to.as_ptr(), &params) };
@@ -208,10 +209,10 @@ fn run(
     })
 }
 
-fn params(options: &QuantizeOptions, dry_run: bool) -> sys::llama_model_quantize_params {
+fn params(options: &QuantizeOptions, n_threads: usize, dry_run: bool) -> sys::llama_model_quantize_params {
     // SAFETY: returns a plain struct.
     let mut params = unsafe { sys::llama_model_quantize_default_params() };
-    params.nthread = options.threads.try_into().unwrap_or(i32::MAX);
+    params.nthread = n_threads as i32;
     params.ftype = options.dtype.file_type() as sys::llama_ftype;
     params.allow_requantize = options.allow_requantize;
     params.dry_run = dry_run;
@@ -223,10 +224,4 @@ fn params(options: &QuantizeOptions, dry_run: bool) -> sys::llama_model_quantize
         params.output_tensor_type = dtype.id() as sys::ggml_type;
     }
     params
-}
-
-fn c_path(path: &Path) -> Result<CString> {
-    let refused = || Error::new(ErrorKind::InvalidInput, "cannot use path").at(path.display());
-    let text = path.to_str().ok_or_else(|| refused().needed("UTF-8"))?;
-    CString::new(text).map_err(|source| refused().source(source))
 }

@@ -17,7 +17,7 @@ pub(super) struct Context {
     threads: NonNull<sys::ggml_threadpool>,
     /// Keeps the flag of the abort callback alive.
     cancel: CancelToken,
-    n_vocab: usize,
+    model: Model,
 }
 
 // SAFETY: neither the context nor the pool is tied to the thread that made it, and `&mut self` (or the lack of `Sync`)
@@ -36,14 +36,16 @@ pub(super) enum DecodeFailure {
 
 impl Context {
     pub(super) fn new(model: &Model, options: &SessionOptions) -> Result<Self> {
-        let n_threads = if options.n_threads == 0 { backend::default_threads() } else { options.n_threads };
+        let n_threads = backend::resolve_threads(options.n_threads)?;
         let cancel = CancelToken::new();
         let params = context_params(options, n_threads, wants_all_logits(model), &cancel);
+        let unchanged = model.keep_adapters();
         let raw = backend::explain("cannot make a session", || {
             // SAFETY: the model is alive and outlives the context (the session owns both); the callback data is kept by
             // `cancel`.
             NonNull::new(unsafe { sys::llama_init_from_model(model.raw().as_ptr(), params) })
         })?;
+        drop(unchanged);
         let mut pool = pool_params(n_threads);
         // SAFETY: the parameters are the library's own defaults.
         let Some(threads) = NonNull::new(unsafe { sys::ggml_threadpool_new(&raw mut pool) }) else {
@@ -53,7 +55,7 @@ impl Context {
         };
         // SAFETY: both are alive; `drop` frees the context before the pool.
         unsafe { sys::llama_attach_threadpool(raw.as_ptr(), threads.as_ptr(), threads.as_ptr()) };
-        Ok(Self { raw, threads, cancel, n_vocab: model.info().n_vocab })
+        Ok(Self { raw, threads, cancel, model: model.clone() })
     }
 
     /// Makes `cancel` the flag that stops calls.
@@ -76,6 +78,7 @@ impl Context {
     /// rows of the model's input width and four positions each), sequences of this context, and no more tokens than its
     /// batch size.
     pub(super) unsafe fn decode(&mut self, batch: sys::llama_batch) -> Result<(), DecodeFailure> {
+        let _unchanged = self.model.keep_adapters();
         // SAFETY: by the contract above.
         match unsafe { sys::llama_decode(self.raw.as_ptr(), batch) } {
             0 => Ok(()),
@@ -90,7 +93,7 @@ impl Context {
         // SAFETY: the call checks the index and answers NULL to a wrong one.
         let row = NonNull::new(unsafe { sys::llama_get_logits_ith(self.raw.as_ptr(), index as i32) })?;
         // SAFETY: a row has one float for each token of the vocabulary and lives until the next `&mut self` call.
-        Some(unsafe { slice::from_raw_parts(row.as_ptr(), self.n_vocab) })
+        Some(unsafe { slice::from_raw_parts(row.as_ptr(), self.model.info().n_vocab) })
     }
 
     /// Removes what sequence `sequence` holds at positions from `start` on.
@@ -117,6 +120,7 @@ impl Context {
     /// the context.
     pub(super) unsafe fn set_adapters(&mut self, adapters: &mut [*mut sys::llama_adapter_lora], scales: &mut [f32]) {
         debug_assert_eq!(adapters.len(), scales.len());
+        let _unchanged = self.model.keep_adapters();
         // SAFETY: by the contract above; llama.cpp copies both lists.
         unsafe {
             sys::llama_set_adapters_lora(self.raw.as_ptr(), adapters.as_mut_ptr(), adapters.len(), scales.as_mut_ptr());

@@ -119,8 +119,18 @@ impl Session {
                     .needed("a finite number"));
             }
         }
-        let mut pointers: Vec<_> = adapters.iter().map(|(adapter, _)| adapter.raw().as_ptr()).collect();
-        let mut scales: Vec<_> = adapters.iter().map(|&(_, scale)| scale).collect();
+        // llama.cpp keeps one scale for each adapter: of one that is given twice the last.
+        let (mut pointers, mut scales) = (Vec::new(), Vec::new());
+        for (adapter, scale) in adapters {
+            let pointer = adapter.raw().as_ptr();
+            match pointers.iter().position(|&known| known == pointer) {
+                Some(index) => scales[index] += scale,
+                None => {
+                    pointers.push(pointer);
+                    scales.push(*scale);
+                }
+            }
+        }
         // SAFETY: the adapters are of this model (checked) and kept in `self.adapters` from the next line on; the ones
         // that they replace are dropped after the context forgot them.
         unsafe { self.context.set_adapters(&mut pointers, &mut scales) };

@@ -1,6 +1,6 @@
 //! How a session is set up.
 
-use crate::{Error, ErrorKind, Result, model::Model};
+use crate::{Error, ErrorKind, Result, backend, model::Model};
 
 /// Sequences that one llama.cpp context can hold.
 pub(super) const MAX_SEQUENCES: usize = 256;
@@ -76,10 +76,7 @@ impl SessionOptions {
         if !(1..=1 << 16).contains(&self.n_ubatch) {
             return refused("n_ubatch", self.n_ubatch, format!("1 to {}", 1 << 16));
         }
-        let max_threads = 512;
-        if self.n_threads > max_threads {
-            return refused("n_threads", self.n_threads, format!("0 to {max_threads}"));
-        }
+        backend::resolve_threads(self.n_threads)?;
         let cells = (self.n_ctx as u64).next_multiple_of(256) * self.n_seq as u64;
         if cells > i32::MAX as u64 {
             return refused("n_ctx * n_seq", self.n_ctx, "fewer than 2^31 cells".to_owned());
