@@ -3,8 +3,9 @@
 
 CARGO_HOME ?= $(HOME)/.cargo
 export CARGO_HOME
-# rustup may have been installed a moment ago, without this shell knowing.
-export PATH := $(CARGO_HOME)/bin:$(PATH)
+# rustup may have been installed a moment ago, without this shell knowing. The assignment stands before every command:
+# macOS has make 3.81, which starts simple lines without a shell and by its own PATH, not by an exported one.
+cargo := PATH='$(CARGO_HOME)/bin':"$$PATH" cargo
 
 DEMO_OUT ?= demo-out
 DEMO_ARGS ?=
@@ -13,19 +14,19 @@ DEMO_ARGS ?=
 .PHONY: help setup demo test lint
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what building needs: cmake, a C++ compiler, libclang, Rust
 	@scripts/setup.sh
 
 demo: setup ## Quantize, ask, adapt and ask again, on the embedded model; the report goes to demo-out/
-	cargo run --locked -- demo --out $(DEMO_OUT) $(DEMO_ARGS)
+	$(cargo) run --locked -- demo --out $(DEMO_OUT) $(DEMO_ARGS)
 
 test: setup ## Run every test
-	cargo test --workspace --locked --no-fail-fast
+	$(cargo) test --workspace --locked --no-fail-fast
 
 lint: setup ## Check formatting, clippy, the documentation and the shell scripts
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	$(cargo) fmt --all --check
+	$(cargo) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(cargo) doc --workspace --no-deps --locked
 	shellcheck scripts/*.sh .ci/run

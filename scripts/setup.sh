@@ -38,6 +38,8 @@ have_libclang() {
         /usr/lib64/libclang.so* /usr/lib/libclang.so* /Library/Developer/CommandLineTools/usr/lib/libclang.dylib \
         /Applications/Xcode.app/Contents/Developer/Toolchains/XcodeDefault.xctoolchain/usr/lib/libclang.dylib; do
         [ -e "$library" ] || continue
+        # The C++ library, which bindgen does not use.
+        case "$library" in */libclang-cpp*) continue ;; esac
         case "$library" in *.dylib) return 0 ;; esac
         for header in /usr/lib/llvm-*/lib/clang/*/include/stddef.h /usr/lib/clang/*/include/stddef.h \
             /usr/lib64/clang/*/include/stddef.h; do
@@ -52,7 +54,7 @@ missing_tools() {
     have c++ || have clang++ || printf 'compiler '
     have make || have ninja || printf 'make '
     have_libclang || printf 'libclang '
-    have cargo || have curl || printf 'curl '
+    rust_is_new_enough || have rustup || have curl || printf 'curl '
 }
 
 install_with_apt() {
@@ -160,6 +162,8 @@ set -- $(missing_tools)
 
 if ! rust_is_new_enough; then
     install_rust_by_rustup || install_rust_by_distribution || true
+    # The shell remembers where it found the old cargo.
+    hash -r
     rust_is_new_enough ||
         die "Owlet needs Rust $rust_version or newer, found: $(cargo --version 2>/dev/null || echo none)" \
             "install it from https://rustup.rs, or make a newer toolchain the default: rustup default stable"
