@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
@@ -129,7 +129,7 @@ fn tasks_prints_the_path_and_draws_the_same_bytes_again() {
 fn tasks_draws_larger_pictures_and_adds_replies_on_demand() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = owlet(folder.path(), &["tasks", "--out", "d", "--count", "1", "--size", "160", "--responses", "-q"]);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
     let picture = image::open(folder.path().join("d/images/000000.png")).expect("a PNG file");
     assert_eq!((picture.width(), picture.height()), (160, 160));
     let row = fs::read(folder.path().join("d/data.jsonl")).expect("it was drawn");
@@ -282,39 +282,30 @@ fn adapt_refuses_bad_data_and_arguments_before_it_trains() {
     assert_refused(folder.path(), &cases);
 }
 
+/// `owlet adapt` for `n_steps` steps that are as short as can be.
+fn adapt_command(folder: &Path, n_steps: usize, out: &str, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_owlet"));
+    command.args(["adapt", "-m", "model.gguf", "--data", "data.jsonl", "--threads", "1", "-o", out]);
+    command.args(["--rank", "2", "--prompts-per-step", "1", "--group-size", "2", "--max-tokens", "4"]);
+    command.args(["--steps", &n_steps.to_string()]).args(more).current_dir(folder).env("NO_COLOR", "1");
+    command
+}
+
+/// The same, run to its end with a checkpoint at every step.
+fn adapt(folder: &Path, n_steps: usize, out: &str, more: &[&str]) -> Output {
+    let mut command = adapt_command(folder, n_steps, out, more);
+    command.args(["--checkpoint-every", "1"]).output().expect("cargo built the command")
+}
+
+fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
 #[test]
 fn adapt_resumes_to_the_same_adapter_and_refuses_to_mix_runs() {
     let folder = workshop();
-    let adapt = |out: &str, more: &[&str]| {
-        let arguments = [
-            "adapt",
-            "-m",
-            "model.gguf",
-            "--data",
-            "data.jsonl",
-            "--eval",
-            "data.jsonl",
-            "--steps",
-            "4",
-            "--rank",
-            "2",
-            "--prompts-per-step",
-            "1",
-            "--group-size",
-            "2",
-            "--max-tokens",
-            "4",
-            "--checkpoint-every",
-            "1",
-            "--threads",
-            "1",
-            "-q",
-            "-o",
-            out,
-        ];
-        owlet(folder.path(), &[&arguments[..], more].concat())
-    };
-    let told = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let adapt =
+        |out: &str, more: &[&str]| adapt(folder.path(), 4, out, &[&["--eval", "data.jsonl", "-q"], more].concat());
     let whole = adapt("whole.gguf", &[]);
     assert_eq!((whole.status.code(), &whole.stdout[..]), (Some(0), &b"whole.gguf\n"[..]), "{}", told(&whole));
 
@@ -338,6 +329,74 @@ fn adapt_resumes_to_the_same_adapter_and_refuses_to_mix_runs() {
     assert_eq!(report["held_out"]["before"]["overall"]["accuracy"]["n"], 2);
     let read = |name: &str| fs::read(folder.path().join(name)).expect("it was written");
     assert_eq!(read("whole.gguf"), read("resumed.gguf"));
+}
+
+#[test]
+fn resume_needs_a_checkpoint_and_tells_of_damaged_ones() {
+    let folder = workshop();
+    let resume = ["--resume", "--checkpoint-dir", "run"];
+    let refused = |wrong: &str| {
+        let output = adapt(folder.path(), 2, "a.gguf", &resume);
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(1), "{wrong}: {told}");
+        for word in ["no checkpoint", "run", "hint: ", "--checkpoint-dir"] {
+            assert!(told.contains(word), "{wrong}: {told}");
+        }
+        assert!(!folder.path().join("a.gguf").exists(), "{wrong}");
+    };
+    let run = folder.path().join("run");
+    refused("no folder");
+    assert!(!run.exists());
+    fs::create_dir(&run).expect("a writable folder");
+    refused("an empty folder");
+
+    assert_eq!(adapt(folder.path(), 2, "first.gguf", &resume[1..]).status.code(), Some(0));
+    let damage = |step: &str| fs::write(run.join(step).join("moments.bin"), b"").expect("a checkpoint");
+    damage("step-00000002");
+    let fallen_back = adapt(folder.path(), 2, "second.gguf", &resume);
+    assert_eq!(fallen_back.status.code(), Some(0), "{}", told(&fallen_back));
+    let told = told(&fallen_back);
+    assert!(told.contains("damaged") && told.contains("step-00000002") && told.contains("step 2/2"), "{told}");
+    let read = |name: &str| fs::read(folder.path().join(name)).expect("it was written");
+    assert_eq!(read("first.gguf"), read("second.gguf"));
+
+    let metrics = read("run/metrics.jsonl");
+    damage("step-00000001");
+    damage("step-00000002");
+    refused("all checkpoints are damaged");
+    assert_eq!(read("run/metrics.jsonl"), metrics);
+}
+
+#[test]
+fn answers_before_are_reused_only_by_the_run_that_they_are_of() {
+    let folder = workshop();
+    let data = fs::read_to_string(folder.path().join("data.jsonl")).expect("it is there");
+    fs::write(folder.path().join("other.jsonl"), data.replace("How many", "How few")).expect("a writable folder");
+    let run = folder.path().join("run");
+    let before = run.join("before.json");
+    let adapt = |eval: &str, more: &[&str]| {
+        let arguments = ["--checkpoint-dir", "run", "-q", "--eval", eval];
+        let output = adapt(folder.path(), 1, "a.gguf", &[&arguments[..], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+        fs::read_to_string(&before).expect("the answers are kept")
+    };
+    let marked = |text: String| {
+        let mut kept: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        kept["evaluation"]["answers"][0]["text"] = "kept".into();
+        fs::write(&before, kept.to_string()).expect("a writable folder");
+    };
+    let is_reused = |text: &str| text.contains("\"kept\"");
+
+    marked(adapt("data.jsonl", &[]));
+    assert!(is_reused(&adapt("data.jsonl", &["--resume"])), "the same run");
+    assert!(!is_reused(&adapt("other.jsonl", &["--resume"])), "other questions of the same ids");
+    marked(adapt("data.jsonl", &["--resume"]));
+    for more in [&["--suffix", "Be brief."][..], &[]] {
+        fs::remove_dir_all(run.join("step-00000001")).expect("the checkpoint");
+        let text = adapt("data.jsonl", more);
+        assert!(!is_reused(&text), "a new run with {more:?}");
+        marked(text);
+    }
 }
 
 #[test]
@@ -372,6 +431,21 @@ fn outputs_never_replace_inputs() {
 }
 
 #[test]
+fn steps_tell_their_numbers_and_idle_ones_bring_advice() {
+    let folder = workshop();
+    // Random weights never answer right.
+    let output = adapt(folder.path(), 6, "a.gguf", &[]);
+    let told = told(&output);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    let last = told.lines().find(|line| line.starts_with("step 6/6")).expect("a line for every step");
+    for number in ["reward", "acc", "len", "entropy", "clip", "logp gap", "tok/s", "00:00:00 left"] {
+        assert!(last.contains(number), "{number}: {last}");
+    }
+    assert_eq!(told.matches("warning: nothing was learned in 5 steps").count(), 1, "{told}");
+    assert!(told.contains("easier questions") && told.contains("--temperature") && told.contains("--group-size"));
+}
+
+#[test]
 fn a_question_longer_than_the_context_is_named() {
     let folder = workshop();
     let arguments =
@@ -380,46 +454,47 @@ fn a_question_longer_than_the_context_is_named() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("tokens") && told.contains("--max-prompt-tokens"), "{told}");
+    // No step is done: a checkpoint would stand in the way of the next try.
+    assert_eq!(names(&folder.path().join("a.checkpoints")), ["metrics.jsonl"]);
     assert!(!folder.path().join("a.gguf").exists());
 }
 
-#[cfg(unix)]
-#[test]
-fn a_stopped_training_leaves_a_checkpoint_to_go_on_from() {
-    let folder = workshop();
-    let mut training = Command::new(env!("CARGO_BIN_EXE_owlet"))
-        .args([
-            "adapt",
-            "-m",
-            "model.gguf",
-            "-o",
-            "a.gguf",
-            "--data",
-            "data.jsonl",
-            "--steps",
-            "1000000",
-            "--rank",
-            "2",
-        ])
-        .args(["--prompts-per-step", "1", "--group-size", "2", "--max-tokens", "4", "--threads", "1", "--quiet"])
-        .current_dir(folder.path())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("cargo built the command");
-    let metrics = folder.path().join("a.checkpoints/metrics.jsonl");
-    // Until a step is done.
+/// Starts a training that does not end by itself, and waits until a step is done.
+fn endless_training(folder: &Path) -> Child {
+    let more = ["--checkpoint-every", "1000000", "--quiet"];
+    let mut command = adapt_command(folder, 1_000_000, "a.gguf", &more);
+    let mut training = command.stderr(Stdio::piped()).spawn().expect("cargo built the command");
+    let metrics = folder.join("a.checkpoints/metrics.jsonl");
     while fs::metadata(&metrics).map_or(0, |metadata| metadata.len()) == 0 {
         assert!(training.try_wait().expect("a child of ours").is_none(), "the training ended by itself");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let asked = Command::new("sh").args(["-c", &format!("kill {}", training.id())]).status().expect("a shell");
-    assert!(asked.success());
-    let output = training.wait_with_output().expect("a child of ours");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(130), "{told}");
-    assert!(told.starts_with("error: cancelled") && told.contains("--resume"), "{told}");
-    assert!(names(&folder.path().join("a.checkpoints")).iter().any(|name| name.starts_with("step-")));
-    assert!(!folder.path().join("a.gguf").exists());
+    training
+}
+
+#[test]
+fn a_training_that_ends_early_leaves_a_checkpoint_to_go_on_from() {
+    type End = fn(&Path, &Child);
+    let lose_the_picture: End = |folder, _| fs::remove_file(folder.join("picture.png")).expect("a writable folder");
+    let mut cases = vec![(lose_the_picture, 1, "picture.png")];
+    if cfg!(unix) {
+        let stop: End = |_, training| {
+            let asked = Command::new("sh").args(["-c", &format!("kill {}", training.id())]).status().expect("a shell");
+            assert!(asked.success());
+        };
+        cases.push((stop, 130, "error: cancelled"));
+    }
+    for (end, exit_code, why) in cases {
+        let folder = workshop();
+        let training = endless_training(folder.path());
+        end(folder.path(), &training);
+        let output = training.wait_with_output().expect("a child of ours");
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(exit_code), "{told}");
+        assert!(told.contains(why) && told.contains("are kept") && told.contains("--resume"), "{told}");
+        assert!(names(&folder.path().join("a.checkpoints")).iter().any(|name| name.starts_with("step-")));
+        assert!(!folder.path().join("a.gguf").exists());
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::{
     interrupt,
     model::ModelArgs,
     output::{Output, ensure_distinct, ensure_writable},
-    training::{RunFolder, answers_before, ask, ensure_new, open_dataset, results_table, train},
+    training::{Before, RunFolder, ask, ensure_new, open_dataset, results_table, train},
 };
 
 /// Train a LoRA adapter over a quantized model by G2RPO, from answers that can be checked
@@ -191,17 +191,21 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
     ensure_new(&directory, args.resume)?;
 
     let before = match &held_out {
-        Some(held_out) => Some(answers_before(&mut trainer, held_out, &directory, &cancel, output)?),
+        Some(held_out) => Some(Before::answers(&mut trainer, held_out, &directory, args.resume, &cancel, output)?),
         None => None,
     };
-    let mut folder = RunFolder::open(&directory, &mut trainer, args.checkpoint_every)?;
+    let mut folder = RunFolder::open(&directory, &mut trainer, args.resume, args.checkpoint_every, output)?;
+    // Not earlier: a folder that turns out to be of another run keeps its own.
+    if let Some(before) = &before {
+        before.keep(&directory)?;
+    }
     let steps = train(&mut trainer, Some(&mut folder), &cancel, output)?;
     trainer.write_adapter(&args.out, Precision::F32)?;
     let after = match &held_out {
         Some(held_out) => Some(ask(&mut trainer, held_out, "after", &cancel, output)?),
         None => None,
     };
-    let both = before.zip(after);
+    let both = before.map(|before| before.evaluation).zip(after);
 
     if args.json {
         let held_out = both.as_ref().map(|(before, after)| HeldOut {

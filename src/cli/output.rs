@@ -63,8 +63,13 @@ impl Output {
 
     /// A bar over `n` units of work with rate and time left; nothing when stderr is not a terminal.
     pub(crate) fn progress(self, n: u64, unit: &'static str) -> ProgressBar {
-        let template = format!("{{bar:24}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left  {{prefix}} {{wide_msg}}");
+        let template = format!("{{bar:24}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left  {{wide_msg}}");
         self.bar(n, &template)
+    }
+
+    /// A bar over `n` training steps with the prefix beside it and the message on a line of its own.
+    pub(crate) fn step_progress(self, n: u64) -> ProgressBar {
+        self.bar(n, "{bar:16} {pos}/{len} steps  {prefix}\n{msg}")
     }
 
     /// A bar over `n` bytes.

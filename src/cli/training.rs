@@ -1,23 +1,32 @@
 //! What `owlet adapt` and `owlet demo` share: the loop around the trainer, its display, and results before and after.
 
-use std::{fs, io::Write as _, path::Path};
+use std::{
+    fs,
+    io::Write as _,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use indicatif::ProgressBar;
+use indicatif::{FormattedDuration, ProgressBar};
 use owlet::{
     AtomicFile, CancelToken, CheckpointStore, Dataset, Error, ErrorKind, Evaluation, MetricsFile, StepEvent,
     StepMetrics, Trainer,
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
-    failure::{Result, Teach},
+    failure::{Failure, Result, Teach},
     output::{Output, table},
 };
 use crate::report::TaskResult;
 
 /// Checkpoints that are kept; the one before the newest serves where the newest is damaged.
 const KEPT_CHECKPOINTS: usize = 2;
-/// Greedy answers of the untrained model, for resumed runs.
+/// Answers of the untrained model, for resumed runs.
 const BEFORE: &str = "before.json";
+/// Steps in a row without a group to learn from after which advice is given.
+const IDLE_STEPS: usize = 5;
+const CONTEXT_HINT: &str = "raise `--max-prompt-tokens`, or lower `--max-pixels`";
 
 /// The folder that a run can be resumed from.
 pub(crate) struct RunFolder {
@@ -28,51 +37,103 @@ pub(crate) struct RunFolder {
 }
 
 impl RunFolder {
-    /// Opens `directory` and puts `trainer` where the newest checkpoint in it stands, if there is one.
-    pub(crate) fn open(directory: &Path, trainer: &mut Trainer, checkpoint_every: u64) -> Result<Self> {
+    /// Opens `directory`; to resume, puts `trainer` where the newest whole checkpoint in it stands.
+    pub(crate) fn open(
+        directory: &Path,
+        trainer: &mut Trainer,
+        resume: bool,
+        checkpoint_every: u64,
+        output: Output,
+    ) -> Result<Self> {
         let store = CheckpointStore::open(directory, KEPT_CHECKPOINTS)?;
-        let metrics_bytes = trainer
-            .resume(&store)
-            .hint(ErrorKind::Mismatch, "repeat the command of the first run exactly, with `--resume` added")?;
-        let metrics = MetricsFile::open(&directory.join("metrics.jsonl"), metrics_bytes.unwrap_or(0))?;
+        let metrics_bytes = if resume { go_on(&store, directory, trainer, output)? } else { 0 };
+        let metrics = MetricsFile::open(&directory.join("metrics.jsonl"), metrics_bytes)?;
         Ok(Self { store, metrics, checkpoint_every: checkpoint_every.max(1) })
     }
 
-    fn checkpoint(&self, trainer: &Trainer) -> Result<()> {
-        Ok(trainer.checkpoint(&self.store, self.metrics.n_bytes())?)
+    fn checkpoint(&self, trainer: &Trainer) -> owlet::Result<()> {
+        self.metrics.sync()?;
+        trainer.checkpoint(&self.store, self.metrics.n_bytes())
     }
 }
 
-/// Makes `directory` and refuses to mix a new run into the checkpoints of another one.
+/// Resumes, and tells of checkpoints that were passed over; gives the length of the metrics at that time.
+fn go_on(store: &CheckpointStore, directory: &Path, trainer: &mut Trainer, output: Output) -> Result<u64> {
+    let metrics_bytes = trainer
+        .resume(store)
+        .hint(ErrorKind::Mismatch, "repeat the command of the first run exactly, with `--resume` added")?;
+    for path in store.later_than(trainer.n_steps_done())? {
+        output.say(format_args!("warning: a damaged checkpoint is passed over: {}", path.display()));
+    }
+    metrics_bytes.ok_or_else(|| nothing_to_resume(directory))
+}
+
+/// Makes `directory` for a new run, and refuses to mix it into the checkpoints of another one; to resume, demands some.
 pub(crate) fn ensure_new(directory: &Path, resume: bool) -> Result<()> {
-    if CheckpointStore::open(directory, KEPT_CHECKPOINTS)?.list()?.is_empty() || resume {
-        return Ok(());
+    if resume && !directory.is_dir() {
+        return Err(nothing_to_resume(directory));
     }
-    let error = Error::new(ErrorKind::InvalidInput, "the folder holds checkpoints of an earlier run");
-    Err(error.at(directory.display()))
-        .hint(ErrorKind::InvalidInput, "go on from them with `--resume`, or name another `--checkpoint-dir`")
+    match (resume, CheckpointStore::open(directory, KEPT_CHECKPOINTS)?.list()?.is_empty()) {
+        (true, true) => Err(nothing_to_resume(directory)),
+        (true, false) | (false, true) => Ok(()),
+        (false, false) => {
+            let error = Error::new(ErrorKind::InvalidInput, "the folder holds checkpoints of an earlier run");
+            Err(error.at(directory.display()))
+                .hint(ErrorKind::InvalidInput, "go on from them with `--resume`, or name another `--checkpoint-dir`")
+        }
+    }
 }
 
-/// Answers of the model as it was before the run in `directory`: from the file there, or asked now and kept.
-pub(crate) fn answers_before(
-    trainer: &mut Trainer,
-    held_out: &Dataset,
-    directory: &Path,
-    cancel: &CancelToken,
-    output: Output,
-) -> Result<Evaluation> {
-    let path = directory.join(BEFORE);
-    let kept = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Evaluation>(&bytes).ok());
-    let ids = || held_out.samples().iter().map(|sample| &sample.id);
-    if let Some(kept) = kept.filter(|kept| kept.answers.iter().map(|answer| &answer.id).eq(ids())) {
-        return Ok(kept);
+fn nothing_to_resume(directory: &Path) -> Failure {
+    Failure::from(Error::new(ErrorKind::NotFound, "no checkpoint to go on from").at(directory.display()))
+        .with_hint("name the folder of the first run by `--checkpoint-dir`, or begin anew without `--resume`")
+}
+
+/// Greedy answers of the model as it was before a run, and what they are the answers of.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Before {
+    /// Hash of the held-out data.
+    held_out: String,
+    /// Hash of the base model.
+    base_model: String,
+    /// All options of the run, as its adapter has them.
+    config: String,
+    /// The answers.
+    pub(crate) evaluation: Evaluation,
+}
+
+impl Before {
+    /// Asks `trainer`, which has not begun; to resume, takes what the run kept in `directory` if it is of this very run.
+    pub(crate) fn answers(
+        trainer: &mut Trainer,
+        held_out: &Dataset,
+        directory: &Path,
+        resume: bool,
+        cancel: &CancelToken,
+        output: Output,
+    ) -> Result<Self> {
+        let (base_model, config) =
+            trainer.adapter().provenance.map(|run| (run.base_model, run.config)).unwrap_or_default();
+        let kept = fs::read(directory.join(BEFORE)).ok().filter(|_| resume);
+        let kept = kept.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        let is_ours = |kept: &Self| {
+            (&kept.held_out[..], &kept.base_model, &kept.config) == (held_out.hash(), &base_model, &config)
+        };
+        if let Some(kept) = kept.filter(is_ours) {
+            return Ok(kept);
+        }
+        let evaluation = ask(trainer, held_out, "before", cancel, output)?;
+        Ok(Self { held_out: held_out.hash().to_owned(), base_model, config, evaluation })
     }
-    let evaluation = ask(trainer, held_out, "before", cancel, output)?;
-    let bytes = serde_json::to_vec(&evaluation).expect("answers are texts and numbers");
-    let mut file = AtomicFile::create(&path)?;
-    file.write_all(&bytes).map_err(|source| Error::io("cannot write answers", &path, source))?;
-    file.commit()?;
-    Ok(evaluation)
+
+    /// Keeps the answers for the run that goes on from `directory`.
+    pub(crate) fn keep(&self, directory: &Path) -> Result<()> {
+        let path = directory.join(BEFORE);
+        let bytes = serde_json::to_vec(self).expect("answers are texts and numbers");
+        let mut file = AtomicFile::create(&path)?;
+        file.write_all(&bytes).map_err(|source| Error::io("cannot write answers", &path, source))?;
+        Ok(file.commit()?)
+    }
 }
 
 /// Greedy answers of the model as it is now.
@@ -86,11 +147,11 @@ pub(crate) fn ask(
     let bar = output.progress(held_out.len() as u64, "answers").with_message(format!("held out, {when}"));
     let evaluation = trainer.evaluate(held_out, cancel, &mut |progress| bar.set_position(progress.n_done as u64));
     bar.finish_and_clear();
-    evaluation.hint(ErrorKind::ContextOverflow, "raise `--max-prompt-tokens`, or lower `--max-pixels`")
+    evaluation.hint(ErrorKind::ContextOverflow, CONTEXT_HINT)
 }
 
 /// Trains to the last step and gives the metrics of the steps that it took. With a folder, metrics are written to it
-/// and, from time to time and when cancelled, a checkpoint.
+/// and, from time to time and when a step is stopped or fails, a checkpoint.
 pub(crate) fn train(
     trainer: &mut Trainer,
     mut folder: Option<&mut RunFolder>,
@@ -98,22 +159,22 @@ pub(crate) fn train(
     output: Output,
 ) -> Result<Vec<StepMetrics>> {
     let n_steps = trainer.options().n_steps;
-    let display = Display::new(n_steps, trainer.n_steps_done(), output);
+    let mut display = Display::new(n_steps, trainer.n_steps_done(), output);
     let mut all = Vec::new();
+    let mut n_idle = 0;
     while trainer.n_steps_done() < n_steps {
-        let metrics = match (trainer.step(cancel, &mut |event| display.within_step(event)), &folder) {
-            (Err(error), Some(folder)) if error.kind() == ErrorKind::Cancelled => {
-                folder.checkpoint(trainer)?;
+        let metrics = match trainer.step(cancel, &mut |event| display.within_step(event)) {
+            Ok(metrics) => metrics,
+            Err(error) => {
                 display.clear();
-                let n_done = trainer.n_steps_done();
-                let hint = format!("{n_done} steps are kept: the same command with `--resume` goes on from there");
-                return Err(error).hint(ErrorKind::Cancelled, hint);
-            }
-            (done, _) => {
-                done.hint(ErrorKind::ContextOverflow, "raise `--max-prompt-tokens`, or lower `--max-pixels`")?
+                return Err(stopped(error, trainer, folder.as_deref()));
             }
         };
         display.after_step(trainer.n_steps_done(), &metrics);
+        n_idle = if metrics.n_groups == 0 { n_idle + 1 } else { 0 };
+        if n_idle == IDLE_STEPS {
+            display.say(idle_advice(&metrics));
+        }
         if let Some(folder) = &mut folder {
             folder.metrics.append(&metrics)?;
             if trainer.n_steps_done().is_multiple_of(folder.checkpoint_every) || trainer.n_steps_done() == n_steps {
@@ -126,50 +187,104 @@ pub(crate) fn train(
     Ok(all)
 }
 
+/// Why a step ended early, after a checkpoint of the steps before it.
+fn stopped(error: Error, trainer: &Trainer, folder: Option<&RunFolder>) -> Failure {
+    let (n_done, was_cancelled) = (trainer.n_steps_done(), error.kind() == ErrorKind::Cancelled);
+    let was_too_long = error.kind() == ErrorKind::ContextOverflow;
+    let mut failure = Failure::from(error);
+    if was_too_long {
+        failure = failure.with_hint(CONTEXT_HINT);
+    }
+    match folder {
+        // A run that fails at once is repeated with other arguments: a checkpoint would be in its way.
+        Some(folder) if n_done > 0 || was_cancelled => failure.with_hint(match folder.checkpoint(trainer) {
+            Ok(()) => format!("{n_done} steps are kept: the same command with `--resume` goes on from there"),
+            Err(lost) => format!("the checkpoint of {n_done} steps could not be written: {lost}"),
+        }),
+        _ => failure,
+    }
+}
+
+/// What may help where all answers to each question are equally right or wrong.
+fn idle_advice(metrics: &StepMetrics) -> String {
+    let questions = if metrics.accuracy < 0.5 { "easier" } else { "harder" };
+    format!(
+        "warning: nothing was learned in {IDLE_STEPS} steps in a row: all answers to a question were equally right or \
+         wrong (accuracy {:.2})\nhint: take {questions} questions, a higher `--temperature` or a larger `--group-size`",
+        metrics.accuracy
+    )
+}
+
 /// A bar on a terminal, a line a step elsewhere.
 struct Display {
     bar: ProgressBar,
     output: Output,
     n_steps: u64,
+    /// Steps of the run before this process.
+    n_before: u64,
+    started: Instant,
+    /// Speed and time left, once a step is done.
+    pace: String,
 }
 
 impl Display {
     fn new(n_steps: u64, n_done: u64, output: Output) -> Self {
-        let bar = output.progress(n_steps, "steps");
+        let bar = output.step_progress(n_steps);
         bar.set_position(n_done);
-        bar.reset_eta();
-        Self { bar, output, n_steps }
+        Self { bar, output, n_steps, n_before: n_done, started: Instant::now(), pace: String::new() }
     }
 
     fn within_step(&self, event: StepEvent) {
-        self.bar.set_prefix(match event {
+        let stage = match event {
             StepEvent::Sampling(progress) => format!("answer {}/{}", progress.n_done, progress.n_responses),
             StepEvent::Learning { n_done, n_groups } => format!("learning {n_done}/{n_groups}"),
-        });
+        };
+        self.bar.set_prefix(format!("{}{stage}", self.pace));
     }
 
-    fn after_step(&self, n_done: u64, metrics: &StepMetrics) {
-        let numbers = format!(
-            "reward {:.3}  accuracy {:.2}  length {:.0}  entropy {}  clipped {:.3}  logprob gap {}  {:.0} tok/s",
-            metrics.reward,
-            metrics.accuracy,
-            metrics.length,
-            known(metrics.entropy, 2),
-            metrics.clip_high + metrics.clip_low,
-            known(metrics.logprob_gap, 4),
-            metrics.tokens_per_second,
-        );
+    fn after_step(&mut self, n_done: u64, metrics: &StepMetrics) {
+        let left = time_left(self.started.elapsed(), n_done - self.n_before, self.n_steps - n_done);
+        let pace = pace(metrics, left);
         self.bar.set_position(n_done);
         if self.bar.is_hidden() {
-            self.output.say(format_args!("step {n_done}/{}  {numbers}", self.n_steps));
+            self.output.say(format_args!("step {n_done}/{}  {}  {pace}", self.n_steps, numbers(metrics)));
         } else {
-            self.bar.set_message(numbers);
+            self.bar.set_message(numbers(metrics));
         }
+        self.pace = format!("{pace}  ");
+        self.bar.set_prefix(self.pace.clone());
+    }
+
+    fn say(&self, text: impl std::fmt::Display) {
+        self.bar.suspend(|| self.output.say(text));
     }
 
     fn clear(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// At the mean pace of the steps that this process did.
+fn time_left(elapsed: Duration, n_done: u64, n_left: u64) -> Duration {
+    let seconds = elapsed.as_secs_f64() / n_done.max(1) as f64 * n_left as f64;
+    Duration::try_from_secs_f64(seconds.round()).unwrap_or(Duration::MAX)
+}
+
+fn pace(metrics: &StepMetrics, left: Duration) -> String {
+    format!("{:.0} tok/s  {} left", metrics.tokens_per_second, FormattedDuration(left))
+}
+
+/// The numbers of a step in less than 80 columns.
+fn numbers(metrics: &StepMetrics) -> String {
+    format!(
+        "reward {:.3}  acc {:.2}  len {:.0}  entropy {}  clip {:.3}  logp gap {}",
+        metrics.reward,
+        metrics.accuracy,
+        metrics.length,
+        known(metrics.entropy, 2),
+        metrics.clip_high + metrics.clip_low,
+        known(metrics.logprob_gap, 4),
+    )
 }
 
 /// A number that a step without lessons does not have.
@@ -226,4 +341,42 @@ pub(crate) fn results_table(before: &Evaluation, after: &Evaluation) -> String {
 pub(crate) fn open_dataset(path: &Path) -> Result<Dataset> {
     Dataset::open(path)
         .hint(ErrorKind::InvalidFile, "one JSON object a line: problem, images, answer, problem_type, task_type")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_of_a_step_fit_a_terminal_of_80_columns() {
+        let metrics = StepMetrics {
+            reward: -0.512,
+            accuracy: 1.0,
+            length: 4096.0,
+            entropy: Some(10.25),
+            clip_high: 1.0,
+            logprob_gap: Some(12.3456),
+            tokens_per_second: 12345.0,
+            ..StepMetrics::default()
+        };
+        let numbers = numbers(&metrics);
+        assert!(numbers.len() <= 80, "{} columns: {numbers}", numbers.len());
+        for name in ["reward -0.512", "len 4096", "entropy 10.25", "clip 1.000", "logp gap 12.3456"] {
+            assert!(numbers.contains(name), "{numbers}");
+        }
+        // As the template has it: the bar, the steps, the pace, the stage.
+        let pace = pace(&metrics, Duration::from_secs(45_296));
+        assert_eq!(pace, "12345 tok/s  12:34:56 left");
+        let line = format!("{:16} 1000/1000 steps  {pace}  answer 1024/1024", "");
+        assert!(line.len() <= 80, "{} columns: {line}", line.len());
+    }
+
+    #[test]
+    fn time_left_is_that_of_the_steps_done_here() {
+        let seconds = Duration::from_secs;
+        for (elapsed, n_done, n_left, expected) in [(30, 3, 7, 70), (30, 3, 0, 0), (0, 0, 5, 0)] {
+            assert_eq!(time_left(seconds(elapsed), n_done, n_left), seconds(expected));
+        }
+        assert_eq!(time_left(seconds(30), 1, u64::MAX), Duration::MAX);
+    }
 }
