@@ -63,12 +63,15 @@ impl Error {
         Self::new(kind, what).at(path.display()).source(source)
     }
 
-    /// Where: a path, `path:line`, a tensor, a key.
+    /// Where: a path, `path:line`, a tensor, a key. Each call is the place around the one before; a place that the
+    /// error begins with already is not said twice, so whoever knows a file may name it.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
+        let place = place.to_string();
         self.0.place = Some(match self.0.place.take() {
+            Some(inner) if inner == place || inner.starts_with(&format!("{place}: ")) => inner,
             Some(inner) => format!("{place}: {inner}"),
-            None => place.to_string(),
+            None => place,
         });
         self
     }

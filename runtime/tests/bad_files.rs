@@ -525,6 +525,18 @@ fn adapters_that_do_not_fit_are_refused() {
 }
 
 #[test]
+fn a_message_names_each_place_once() {
+    let directory = tempfile::tempdir().expect("creates");
+    let path = tiny::model().remove_key("qwen3vl.block_count").write(&directory.path().join("tiny.gguf"));
+    let message = load(&path).expect_err("no layers").to_string();
+    assert_eq!(message, format!("missing metadata: {}: qwen3vl.block_count", path.display()));
+    let path = tiny::model().tensor("output_norm.weight", &[7]).write(&path);
+    let message = load(&path).expect_err("too short").to_string();
+    let expected = format!("wrong tensor shape: {}: output_norm.weight: got [7], needed [32]", path.display());
+    assert_eq!(message, expected);
+}
+
+#[test]
 fn missing_and_damaged_files_are_refused() {
     let (model, directory) = tiny::load();
     let missing = directory.path().join("nothing.gguf");

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, Cursor, Seek},
+    io::{BufRead, BufReader, Cursor, Read, Seek},
     path::Path,
 };
 
@@ -37,7 +37,8 @@ impl Image {
     /// Reads a PNG, JPEG, WebP, GIF (first frame) or BMP file; see [`Image::from_encoded`].
     ///
     /// # Errors
-    /// `NotFound`, `Io`, and those of [`Image::from_encoded`] with the path.
+    /// `NotFound`, `Io`, `InvalidInput` for what is not a regular file, and those of [`Image::from_encoded`] with the
+    /// path.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, &ImageLimits::default())
     }
@@ -49,7 +50,10 @@ impl Image {
     pub fn open_with(path: impl AsRef<Path>, limits: &ImageLimits) -> Result<Self> {
         let path = path.as_ref();
         check_length(path, limits)?;
-        let bytes = fs::read(path).map_err(|source| Error::io(WHAT, path, source))?;
+        let mut bytes = Vec::new();
+        // The file may have grown since.
+        let file = File::open(path).and_then(|file| file.take(limits.max_file_bytes).read_to_end(&mut bytes));
+        file.map_err(|source| Error::io(WHAT, path, source))?;
         Self::from_encoded_with(&bytes, limits).map_err(|error| error.at(path.display()))
     }
 
@@ -103,7 +107,13 @@ impl Image {
 }
 
 fn check_length(path: &Path, limits: &ImageLimits) -> Result<()> {
-    let length = fs::metadata(path).map_err(|source| Error::io(WHAT, path, source))?.len();
+    let metadata = fs::metadata(path).map_err(|source| Error::io(WHAT, path, source))?;
+    if !metadata.is_file() {
+        // A device or a pipe has no length, and may have no end.
+        let error = Error::new(ErrorKind::InvalidInput, WHAT).at(path.display());
+        return Err(error.got("a folder or a device").needed("a regular file"));
+    }
+    let length = metadata.len();
     if length <= limits.max_file_bytes {
         return Ok(());
     }
@@ -115,7 +125,8 @@ fn check_length(path: &Path, limits: &ImageLimits) -> Result<()> {
 fn header<'a, R: BufRead + Seek + 'a>(source: R, limits: &ImageLimits) -> Result<impl ImageDecoder + use<'a, R>> {
     let mut reader = ImageReader::new(source);
     let mut allocation = Limits::no_limits();
-    allocation.max_alloc = Some(limits.max_pixels.saturating_mul(WIDEST_PIXEL_BYTES) + DECODER_SCRATCH_BYTES);
+    allocation.max_alloc =
+        Some(limits.max_pixels.saturating_mul(WIDEST_PIXEL_BYTES).saturating_add(DECODER_SCRATCH_BYTES));
     reader.limits(allocation);
     let reader = reader.with_guessed_format().map_err(|error| refused(ImageError::IoError(error)))?;
     if reader.format().is_none() {

@@ -131,3 +131,23 @@ fn boxes_map_both_ways_and_stay_inside() {
     assert_eq!(map.to_model([0.0, 120.0, 320.0, 480.0]), [0.0, 250.0, 500.0, 1000.0]);
     assert_eq!(map.to_pixels([-5.0, 0.0, 2000.0, 1000.0]), [0.0, 0.0, 640.0, 480.0]);
 }
+
+#[test]
+fn only_regular_files_are_read() {
+    let directory = tempfile::tempdir().expect("creates");
+    let mut places = vec![directory.path().to_owned()];
+    if cfg!(unix) {
+        places.push("/dev/zero".into());
+    }
+    for place in places {
+        let error = Image::open(&place).expect_err("no end");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+}
+
+#[test]
+fn limits_at_the_end_of_their_range_do_not_overflow() {
+    let limits = ImageLimits { max_pixels: u64::MAX, max_file_bytes: u64::MAX };
+    let error = Image::from_encoded_with(b"text", &limits).expect_err("no picture");
+    assert_eq!(error.kind(), ErrorKind::InvalidFile);
+}
