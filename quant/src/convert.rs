@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use owlet_runtime::{Error, ErrorKind, Result, gguf::GgufWriter, quantize::QuantType};
+use owlet_runtime::{CancelToken, Error, ErrorKind, Result, gguf::GgufWriter, quantize::QuantType};
 
 use crate::{
     checkpoint::{Checkpoint, SourceType},
@@ -30,11 +30,13 @@ pub struct ConvertOptions {
     pub mmproj_dtype: QuantType,
     /// `general.name`; by default the name of the directory.
     pub name: Option<String>,
+    /// Stops the work; the files then do not appear.
+    pub cancel: CancelToken,
 }
 
 impl Default for ConvertOptions {
     fn default() -> Self {
-        Self { dtype: QuantType::F16, mmproj_dtype: QuantType::F16, name: None }
+        Self { dtype: QuantType::F16, mmproj_dtype: QuantType::F16, name: None, cancel: CancelToken::new() }
     }
 }
 
@@ -47,7 +49,8 @@ impl Default for ConvertOptions {
 /// # Errors
 /// `NotFound`, `Io`; `InvalidFile` for files that are broken or incomplete; `Mismatch` where the configuration, the
 /// weights and the tokenizer contradict each other; `Unsupported` for another architecture, option or type;
-/// `InvalidInput` for `mmproj_output` with a model that does not see.
+/// `InvalidInput` for `mmproj_output` with a model that does not see and for outputs that are one file or one of the
+/// checkpoint's; `Cancelled`.
 pub fn convert(
     directory: &Path,
     output: &Path,
@@ -55,15 +58,13 @@ pub fn convert(
     options: &ConvertOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<ConvertReport> {
-    if mmproj_output == Some(output) {
-        return Err(Error::new(ErrorKind::InvalidInput, "both files have one name").at(output.display()));
-    }
+    check_outputs(directory, output, mmproj_output)?;
     let source = ConversionSource::open(directory, options.name.clone())?;
     let model = source.model_plan(options.dtype)?;
     let tower = mmproj_output.map(|path| Ok((path, source.mmproj_plan(options.mmproj_dtype)?))).transpose()?;
 
     let total_bytes = model.source_bytes() + tower.as_ref().map_or(0, |(_, plan)| plan.source_bytes());
-    let mut meter = meter(total_bytes, progress);
+    let mut meter = meter(total_bytes, &options.cancel, progress);
     let model_report = FileReport::new(output.to_owned(), options.dtype, model.changes());
     let written_tower = match tower {
         Some((path, plan)) => {
@@ -80,16 +81,58 @@ pub fn convert(
         }
         None => None,
     };
+    // Last, so that where the model is, its tower is too.
     written_model.commit()?;
     Ok(ConvertReport { architecture: source.architecture(), model: model_report, mmproj })
 }
 
-/// Turns bytes read into progress.
-pub(crate) fn meter(total_bytes: u64, progress: &mut dyn FnMut(Progress)) -> impl FnMut(u64) {
+/// Turns bytes read into progress, and into `Cancelled` when `cancel` says so.
+pub(crate) fn meter(
+    total_bytes: u64,
+    cancel: &CancelToken,
+    progress: &mut dyn FnMut(Progress),
+) -> impl FnMut(u64) -> Result<()> {
     let mut done_bytes = 0;
     move |n_bytes| {
         done_bytes += n_bytes;
         progress(Progress { stage: Stage::Convert, done_bytes, total_bytes });
+        cancel.check()
+    }
+}
+
+/// Refuses outputs that are one file, however they are spelled, or a file in the folder of the checkpoint `directory`
+/// that the conversion reads.
+///
+/// # Errors
+/// `InvalidInput`.
+pub(crate) fn check_outputs(directory: &Path, output: &Path, mmproj_output: Option<&Path>) -> Result<()> {
+    let target = real_target(output);
+    if mmproj_output.is_some_and(|path| real_target(path) == target) {
+        return Err(Error::new(ErrorKind::InvalidInput, "both files have one name").at(output.display()));
+    }
+    let folder = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    for path in [Some(output), mmproj_output].into_iter().flatten() {
+        let target = real_target(path);
+        let is_source = target.parent() == Some(&folder)
+            && target.extension().is_none_or(|extension| extension != "gguf")
+            && target.exists();
+        if is_source {
+            let error = Error::new(ErrorKind::InvalidInput, "the output is a file of the checkpoint");
+            return Err(error.at(path.display()).needed("a GGUF file"));
+        }
+    }
+    Ok(())
+}
+
+/// Where a file of this name comes to be: links in the folder's path are followed, the last name is replaced.
+fn real_target(path: &Path) -> PathBuf {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    match (folder.canonicalize(), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
     }
 }
 

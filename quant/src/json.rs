@@ -17,8 +17,15 @@ pub(crate) struct Section<'a> {
 /// # Errors
 /// `NotFound`, `Io`; `InvalidFile` for what is not JSON.
 pub(crate) fn read(path: &Path) -> Result<Value> {
-    let text = read_text(path)?;
-    serde_json::from_str(&text).map_err(|source| {
+    parse(&read_text(path)?, path)
+}
+
+/// The JSON in `text`, which was read from `path`.
+///
+/// # Errors
+/// `InvalidFile` for what is not JSON.
+pub(crate) fn parse(text: &str, path: &Path) -> Result<Value> {
+    serde_json::from_str(text).map_err(|source| {
         let reason = source.to_string();
         Error::new(ErrorKind::InvalidFile, "not JSON").at(path.display()).got(reason).source(source)
     })

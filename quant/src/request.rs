@@ -1,15 +1,18 @@
 //! The one door: whatever comes in, a model file of the type asked for goes out.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use owlet_runtime::{
-    Error, ErrorKind, Result,
+    AtomicFile, CancelToken, Error, ErrorKind, Result,
     gguf::{GgmlType, GgufFile},
     quantize::{QuantType, QuantizeOptions, TensorChange, plan_quantization, quantize_file},
 };
 
 use crate::{
-    convert::{ConversionSource, ConvertOptions, convert, meter},
+    convert::{ConversionSource, ConvertOptions, check_outputs, convert, meter},
     plan::direct_type,
     report::{FileReport, Progress, Stage},
 };
@@ -37,6 +40,8 @@ pub struct QuantizeRequest {
     pub allow_requantize: bool,
     /// Only report what would be written; default false.
     pub dry_run: bool,
+    /// Stops the work; the files then do not appear. llama.cpp's quantizer cannot be interrupted: it ends first.
+    pub cancel: CancelToken,
 }
 
 impl QuantizeRequest {
@@ -53,6 +58,7 @@ impl QuantizeRequest {
             output_tensor: None,
             allow_requantize: false,
             dry_run: false,
+            cancel: CancelToken::new(),
         }
     }
 
@@ -88,7 +94,7 @@ pub struct QuantizeReport {
 /// From a directory to a mixture, the weights go through a temporary GGUF file of their own type beside the output.
 ///
 /// # Errors
-/// As [`convert`] and [`quantize_file`]; `InvalidInput` for a vision tower out of a GGUF file.
+/// As [`convert`] and [`quantize_file`]; `InvalidInput` for a vision tower out of a GGUF file; `Cancelled`.
 pub fn quantize(request: &QuantizeRequest, progress: &mut dyn FnMut(Progress)) -> Result<QuantizeReport> {
     if !request.input.is_dir() {
         return from_gguf(request, progress);
@@ -97,8 +103,12 @@ pub fn quantize(request: &QuantizeRequest, progress: &mut dyn FnMut(Progress)) -
         return plan_from_directory(request);
     }
     if request.is_direct() {
-        let options =
-            ConvertOptions { dtype: request.dtype, mmproj_dtype: request.mmproj_dtype, ..ConvertOptions::default() };
+        let options = ConvertOptions {
+            dtype: request.dtype,
+            mmproj_dtype: request.mmproj_dtype,
+            cancel: request.cancel.clone(),
+            ..ConvertOptions::default()
+        };
         let report = convert(&request.input, &request.output, request.mmproj_output.as_deref(), &options, progress)?;
         let architecture = report.architecture.to_owned();
         return Ok(QuantizeReport { architecture, model: report.model, mmproj: report.mmproj });
@@ -115,9 +125,9 @@ fn from_gguf(request: &QuantizeRequest, progress: &mut dyn FnMut(Progress)) -> R
     let changes = if request.dry_run {
         plan_quantization(&request.input, &request.options())?
     } else {
-        quantize_file(&request.input, &request.output, &request.options(), &mut |done_bytes, total_bytes| {
-            progress(Progress { stage: Stage::Quantize, done_bytes, total_bytes });
-        })?
+        let (packed, changes) = quantize_stage(&request.input, request, progress)?;
+        packed.commit()?;
+        changes
     };
     Ok(QuantizeReport {
         architecture,
@@ -127,19 +137,17 @@ fn from_gguf(request: &QuantizeRequest, progress: &mut dyn FnMut(Progress)) -> R
 }
 
 fn from_directory(request: &QuantizeRequest, progress: &mut dyn FnMut(Progress)) -> Result<QuantizeReport> {
+    check_outputs(&request.input, &request.output, request.mmproj_output.as_deref())?;
     let source = ConversionSource::open(&request.input, None)?;
     let model = source.model_plan(source.lossless_dtype()?)?;
     let tower = match &request.mmproj_output {
-        Some(path) if *path == request.output => {
-            return Err(Error::new(ErrorKind::InvalidInput, "both files have one name").at(path.display()));
-        }
         Some(path) => Some((path, source.mmproj_plan(request.mmproj_dtype)?)),
         None => None,
     };
     let total_bytes = model.source_bytes() + tower.as_ref().map_or(0, |(_, plan)| plan.source_bytes());
     let originals = model.changes();
     let (scratch, whole) = scratch_file(&request.output)?;
-    let mut convert_meter = meter(total_bytes, progress);
+    let mut convert_meter = meter(total_bytes, &request.cancel, progress);
     let tower = match tower {
         Some((path, plan)) => {
             let report = FileReport::new(path.clone(), request.mmproj_dtype, plan.changes());
@@ -150,9 +158,7 @@ fn from_directory(request: &QuantizeRequest, progress: &mut dyn FnMut(Progress))
     let written = model.write(&whole, &mut convert_meter)?;
     drop(convert_meter);
     written.commit()?;
-    let changes = quantize_file(&whole, &request.output, &request.options(), &mut |done_bytes, total_bytes| {
-        progress(Progress { stage: Stage::Quantize, done_bytes, total_bytes });
-    })?;
+    let (packed, changes) = quantize_stage(&whole, request, progress)?;
     drop(scratch);
     let mmproj = match tower {
         Some((report, file)) => {
@@ -161,10 +167,25 @@ fn from_directory(request: &QuantizeRequest, progress: &mut dyn FnMut(Progress))
         }
         None => None,
     };
+    // Last, so that where the model is, its tower is too.
+    packed.commit()?;
     Ok(QuantizeReport {
         architecture: source.architecture().to_owned(),
         model: FileReport::new(request.output.clone(), request.dtype, from_original(changes, &originals)),
         mmproj,
+    })
+}
+
+/// llama.cpp's part of the work, from `input`.
+fn quantize_stage(
+    input: &Path,
+    request: &QuantizeRequest,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(AtomicFile, Vec<TensorChange>)> {
+    request.cancel.check()?;
+    quantize_file(input, &request.output, &request.options(), &mut |done_bytes, total_bytes| {
+        progress(Progress { stage: Stage::Quantize, done_bytes, total_bytes });
+        if request.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })
 }
 

@@ -71,7 +71,7 @@ impl Vocabulary {
             let reason = source.to_string();
             Error::new(ErrorKind::InvalidFile, "not a valid tokenizer").at(path.display()).got(reason).source(source)
         })?;
-        let file = json::read(&path)?;
+        let file = json::parse(&text, &path)?;
         let file = Section::new(&file, path.display().to_string());
         let settings_path = directory.join("tokenizer_config.json");
         let settings = json::read_optional(&settings_path)?.unwrap_or(json!({}));

@@ -67,11 +67,11 @@ impl<'a> FilePlan<'a> {
         self.tensors.iter().map(|(tensor, source, _)| tensor.n_elements() * source.dtype.n_bytes() as u64).sum()
     }
 
-    /// Writes the file beside `path`; `progress` is told the bytes read since the last call.
+    /// Writes the file beside `path`; `progress` is told the bytes read since the last call, and stops by an error.
     ///
     /// # Errors
-    /// `Io`; `InvalidFile` for weights that are not finite or too large for F16.
-    pub(crate) fn write(self, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Unnamed> {
+    /// `Io`; `InvalidFile` for weights that are not finite or too large for F16; those of `progress`.
+    pub(crate) fn write(self, path: &Path, progress: &mut dyn FnMut(u64) -> Result<()>) -> Result<Unnamed> {
         let mut stream = self.writer.create(path)?;
         for (tensor, source, dtype) in &self.tensors {
             stream.begin(&tensor.name)?;
@@ -99,7 +99,7 @@ fn write_rows(
     data: &[u8],
     from: SourceType,
     to: GgmlType,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<()> {
     let block_row = tensor.shape[0] as usize;
     let row_len = match tensor.order {
@@ -125,7 +125,7 @@ fn write_rows(
         let values = dequantize_rows(from.ggml(), bytes)?;
         check_range(&values, to).map_err(|error| error.at(&tensor.source))?;
         sink(&quantize_rows(to, block_row, &values)?)?;
-        progress(bytes.len() as u64);
+        progress(bytes.len() as u64)?;
     }
     Ok(())
 }

@@ -23,8 +23,12 @@ fn differences(directory: &Path, model: &str, manifest: &serde_json::Value, dtyp
     // The golden towers are f32 and f16.
     let tower_dtype = if dtype == "f32" { "f32" } else { "f16" };
     let tower_manifest = manifest.get(format!("mmproj-{model}-{tower_dtype}.gguf"));
-    let options =
-        ConvertOptions { dtype: parse(dtype), mmproj_dtype: parse(tower_dtype), name: Some(model.to_owned()) };
+    let options = ConvertOptions {
+        dtype: parse(dtype),
+        mmproj_dtype: parse(tower_dtype),
+        name: Some(model.to_owned()),
+        ..ConvertOptions::default()
+    };
     let mut last = None;
     let tower_path = tower_manifest.map(|_| tower.as_path());
     convert(directory, &text, tower_path, &options, &mut |progress| last = Some(progress)).expect("converts");

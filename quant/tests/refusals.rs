@@ -331,3 +331,47 @@ fn a_bad_request_is_refused() {
         assert_eq!(common::listing(output.path()), before, "{name}");
     }
 }
+
+#[test]
+fn outputs_that_are_one_file_or_an_input_are_refused_however_they_are_spelled() {
+    let input = tempfile::tempdir().expect("temporary directory");
+    Synthetic::qwen3vl().write(input.path());
+    let before = common::listing(input.path());
+    let output = tempfile::tempdir().expect("temporary directory");
+    fs::create_dir(output.path().join("sub")).expect("writable");
+    let out = |name: &str| output.path().join(name);
+    let cases = [
+        ("one file by two spellings", out("a.gguf"), Some(out("sub/../a.gguf")), "one name"),
+        ("weights", input.path().join("model.safetensors"), None, "a file of the checkpoint"),
+        ("configuration", out("a.gguf"), Some(input.path().join("config.json")), "a file of the checkpoint"),
+    ];
+    for (name, text, tower, reason) in cases {
+        for dtype in [QuantType::F16, QuantType::Q4_0] {
+            let request =
+                QuantizeRequest { mmproj_output: tower.clone(), ..QuantizeRequest::new(input.path(), &text, dtype) };
+            let error = quantize(&request, &mut |_| {}).expect_err(name);
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name}: {error}");
+            assert!(error.to_string().contains(reason), "{name}: {error}");
+        }
+    }
+    assert_eq!(common::listing(input.path()), before);
+    assert_eq!(common::listing(output.path()), ["sub"]);
+}
+
+#[test]
+fn cancelled_work_leaves_nothing() {
+    let input = tempfile::tempdir().expect("temporary directory");
+    Synthetic::qwen3vl().write(input.path());
+    let output = tempfile::tempdir().expect("temporary directory");
+    for dtype in [QuantType::F16, QuantType::Q4_0] {
+        let request = QuantizeRequest::new(input.path(), output.path().join("a.gguf"), dtype);
+        let mut n_calls = 0;
+        let error = quantize(&request, &mut |_| {
+            n_calls += 1;
+            request.cancel.cancel();
+        })
+        .expect_err("cancelled");
+        assert_eq!((error.kind(), n_calls), (ErrorKind::Cancelled, 1), "{dtype}: {error}");
+        assert!(common::listing(output.path()).is_empty(), "{dtype}");
+    }
+}

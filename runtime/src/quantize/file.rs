@@ -1,12 +1,12 @@
 //! A whole file through llama.cpp's quantizer.
 
-use std::{collections::HashMap, fs, path::Path, sync::mpsc, thread};
+use std::{collections::HashMap, fs, ops::ControlFlow, path::Path, sync::mpsc, thread};
 
 use llama_cpp_sys_2 as sys;
 
 use super::{QuantType, log::Piece};
 use crate::{
-    AtomicFile, Error, ErrorKind, Result, backend,
+    AtomicFile, CancelToken, Error, ErrorKind, Result, backend,
     gguf::{GgmlType, GgufFile, TensorInfo},
     model::{c_path, hyper::Hyperparameters},
 };
@@ -106,18 +106,20 @@ pub fn plan_quantization(input: &Path, options: &QuantizeOptions) -> Result<Vec<
     source.tensors().iter().map(change).collect()
 }
 
-/// Quantizes the GGUF model at `input` to `output`, which appears only when it is complete. `progress` is called as
-/// each tensor begins, with the bytes of the input that are done and those in all.
+/// Quantizes the GGUF model at `input` to `output`, which appears when the caller commits it. `progress` is called as
+/// each tensor begins, with the bytes of the input that are done and those in all. llama.cpp cannot be interrupted: when
+/// `progress` breaks, it is let run to its end, and the result thrown away.
 ///
 /// # Errors
 /// `NotFound`, `Io`, `InvalidFile`, `Unsupported` for the input; `InvalidInput` when input and output are one file or
-/// tensors are quantized already and [`QuantizeOptions::allow_requantize`] is off; `Backend` with llama.cpp's reason.
+/// tensors are quantized already and [`QuantizeOptions::allow_requantize`] is off; `Cancelled` when
+/// `progress` broke; `Backend` with llama.cpp's reason.
 pub fn quantize_file(
     input: &Path,
     output: &Path,
     options: &QuantizeOptions,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Vec<TensorChange>> {
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+) -> Result<(AtomicFile, Vec<TensorChange>)> {
     if is_same_file(input, output) {
         let error = Error::new(ErrorKind::InvalidInput, "cannot quantize a file onto itself");
         return Err(error.at(input.display()));
@@ -126,9 +128,12 @@ pub fn quantize_file(
     let total = plan.iter().map(|change| change.from_bytes).sum();
     let file = AtomicFile::create(output)?;
     let mut done = 0;
+    let mut flow = ControlFlow::Continue(());
     run(input, file.temporary_path(), options, false, &mut |piece| {
         if let Piece::Tensor(name) = piece {
-            progress(done, total);
+            if flow.is_continue() {
+                flow = progress(done, total);
+            }
             done += plan.iter().find(|change| change.name == name).map_or(0, |change| change.from_bytes);
         }
     })
@@ -143,9 +148,13 @@ pub fn quantize_file(
         }
     }
     drop(written);
-    file.commit()?;
-    progress(total, total);
-    Ok(plan)
+    if flow.is_continue() {
+        flow = progress(total, total);
+    }
+    if flow.is_break() {
+        return Err(CancelToken::error());
+    }
+    Ok((file, plan))
 }
 
 /// Opens the input and refuses what llama.cpp would abort on, which leaves the architectures that Owlet knows.
