@@ -581,7 +581,7 @@ fn data_that_ggml_cannot_map_is_refused() {
         tiny::mmproj().write(&mmproj);
         let adapter = Adapter::from_bytes(&model, &loosely_aligned(&tiny::adapter(), padding));
         let errors = [text.err(), vision.err(), adapter.err()];
-        for (n, error) in n_refused.iter_mut().zip(errors.into_iter()) {
+        for (n, error) in n_refused.iter_mut().zip(errors) {
             let Some(error) = error else { continue };
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
             assert!(error.to_string().contains("needed a multiple of 32 (general.alignment)"), "{error}");

@@ -97,8 +97,8 @@ pub(super) fn check(file: &GgufFile, hyper: &Hyperparameters) -> Result<Projecto
         None => file.str("clip.vision.projector_type")?,
     };
     let needed = match hyper.architecture.name() {
-        "qwen3vl" => &[Kind::Qwen3Vl][..],
-        _ => &[Kind::Qwen25Vl, Kind::Qwen2Vl],
+        "qwen3vl" => &[Kind::Qwen3][..],
+        _ => &[Kind::Qwen25, Kind::Qwen2],
     };
     let Some(&kind) = needed.iter().find(|needed| needed.name() == kind) else {
         let error = Error::new(ErrorKind::Mismatch, "image projector is for another model").at("clip.projector_type");
@@ -122,7 +122,7 @@ pub(super) fn check(file: &GgufFile, hyper: &Hyperparameters) -> Result<Projecto
         min_pixels: file.opt_u32("clip.vision.image_min_pixels")?.map(u64::from),
         max_pixels: file.opt_u32("clip.vision.image_max_pixels")?.map(u64::from),
         // llama.cpp's limit too; attention without windows takes memory by the square.
-        published_tokens: (kind != Kind::Qwen3Vl).then_some(4096),
+        published_tokens: (kind != Kind::Qwen3).then_some(4096),
     })
 }
 
@@ -173,25 +173,25 @@ fn check_keys(file: &GgufFile) -> Result<()> {
 /// The projectors of the Qwen-VL family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    Qwen2Vl,
-    Qwen25Vl,
-    Qwen3Vl,
+    Qwen2,
+    Qwen25,
+    Qwen3,
 }
 
 impl Kind {
     /// llama.cpp's name.
     fn name(self) -> &'static str {
         match self {
-            Self::Qwen2Vl => "qwen2vl_merger",
-            Self::Qwen25Vl => "qwen2.5vl_merger",
-            Self::Qwen3Vl => "qwen3vl_merger",
+            Self::Qwen2 => "qwen2vl_merger",
+            Self::Qwen25 => "qwen2.5vl_merger",
+            Self::Qwen3 => "qwen3vl_merger",
         }
     }
 
     /// The largest patch: Qwen2.5-VL attends in windows of 112 pixels, which hold no merged patch of a larger one, and
     /// llama.cpp counts the pixels of the largest picture in an `int`.
     fn max_patch(self) -> u32 {
-        if self == Self::Qwen25Vl { 56 } else { 64 }
+        if self == Self::Qwen25 { 56 } else { 64 }
     }
 }
 
@@ -237,7 +237,7 @@ impl Tower {
             }
         }
         match kind {
-            Kind::Qwen25Vl => within("n_wa_pattern", 1, MAX_LAYERS).map(drop)?,
+            Kind::Qwen25 => within("n_wa_pattern", 1, MAX_LAYERS).map(drop)?,
             // The graph would attend in windows whose masks nobody fills.
             _ => match file.opt_u32("clip.vision.n_wa_pattern")? {
                 None | Some(0) => {}

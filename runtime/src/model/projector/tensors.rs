@@ -35,10 +35,10 @@ impl Tower {
         }
         linear(&mut checked, "mm.2", merged, n_text)?;
         let mut n_deepstack = 0;
-        if self.kind == Kind::Qwen2Vl {
+        if self.kind == Kind::Qwen2 {
             checked.optional_vector("v.post_ln.bias", n)?;
         }
-        if self.kind == Kind::Qwen3Vl {
+        if self.kind == Kind::Qwen3 {
             checked.vector("v.post_ln.bias", n)?;
             checked.vector("v.patch_embd.bias", n)?;
             self.check_positions(&mut checked)?;
@@ -62,16 +62,16 @@ impl Tower {
         let name = |part: &str| format!("v.blk.{layer}.{part}");
         for norm in ["ln1", "ln2"] {
             checked.vector(&name(&format!("{norm}.weight")), n)?;
-            if self.kind != Kind::Qwen25Vl {
+            if self.kind != Kind::Qwen25 {
                 checked.vector(&name(&format!("{norm}.bias")), n)?;
             }
         }
         let mut linears = vec![("attn_out", n, n), ("ffn_up", n, self.n_ff), ("ffn_down", self.n_ff, n)];
         match self.kind {
-            Kind::Qwen3Vl => linears.push(("attn_qkv", n, 3 * n)),
+            Kind::Qwen3 => linears.push(("attn_qkv", n, 3 * n)),
             _ => linears.extend([("attn_q", n, n), ("attn_k", n, n), ("attn_v", n, n)]),
         }
-        if self.kind == Kind::Qwen25Vl {
+        if self.kind == Kind::Qwen25 {
             linears.push(("ffn_gate", n, self.n_ff));
         }
         linears.into_iter().try_for_each(|(part, n_in, n_out)| linear(checked, &name(part), n_in, n_out))
