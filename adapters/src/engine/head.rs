@@ -21,7 +21,7 @@ use super::{
     weights::Weights,
 };
 
-/// Tensors in the largest graph here.
+/// Tensors in the largest graph here, but for the parts of a chunked product.
 const GRAPH_CAPACITY: usize = 64;
 
 /// One completion token: the row that predicts it, and what it is.
@@ -232,7 +232,8 @@ impl<'a> Head<'a> {
     /// Adds (for the first chunk: sets) what the gradients of a chunk of logits give for the normalised hidden states.
     fn add_through_head(&mut self, backend: &mut Backend, chunk: &Range<usize>, gradients: &[f32]) -> Result<()> {
         backend.write_part(&self.chunk, 0, gradients);
-        let mut graph = backend.graph(GRAPH_CAPACITY);
+        let n_chunks = self.weights.head.n_chunks();
+        let mut graph = backend.graph(GRAPH_CAPACITY + n_chunks * linear::CHUNK_CAPACITY);
         let d_logits = self.chunk_view(&mut graph, chunk);
         let part = if chunk.len() == self.decoder.n_vocab {
             linear::through_weight(&mut graph, &self.weights.head, d_logits)

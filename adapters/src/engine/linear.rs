@@ -7,8 +7,8 @@ use owlet_runtime::ggml::{Graph, Tensor};
 
 use super::{adapter::AdapterLeaves, weights::Linear};
 
-/// Weights that are not cached are transposed in chunks of so many elements, 16 MiB.
-const CHUNK_ELEMENTS: usize = 1 << 22;
+/// Tensors that each part of a chunked product takes in a graph.
+pub(super) const CHUNK_CAPACITY: usize = 8;
 
 /// The input of one or several linear layers, and its transpose once somebody needed it.
 pub(super) struct Input {
@@ -94,7 +94,7 @@ pub(super) fn through_weight(graph: &mut Graph, linear: &Linear, dy: Tensor) -> 
     }
     let weight = graph.leaf(&linear.weight);
     let n_out = linear.n_out();
-    let n_chunk = (CHUNK_ELEMENTS / linear.n_in()).max(1);
+    let n_chunk = linear.n_chunk;
     if n_chunk >= n_out {
         return transposed_product(graph, weight, dy);
     }

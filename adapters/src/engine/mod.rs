@@ -50,6 +50,8 @@ pub struct EngineOptions {
     /// transpose; without a copy it is made again for every call, which costs little beside many tokens and much beside few.
     /// Small models fit as a whole; layers near the output come first.
     pub weight_cache_bytes: usize,
+    /// Memory for the part of a weight that is transposed at a time where there is no copy, in bytes of F32. Default 16 MiB.
+    pub transpose_bytes: usize,
     /// Memory for intermediate results of all layers, in bytes. Default 512 MiB. A group that needs more has only the
     /// inputs of its layers kept, and the backward pass computes every layer again: about a third more work.
     pub activation_bytes: usize,
@@ -65,6 +67,7 @@ impl Default for EngineOptions {
         Self {
             n_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
             weight_cache_bytes: 256 << 20,
+            transpose_bytes: 16 << 20,
             activation_bytes: 512 << 20,
             attention_bytes: 64 << 20,
             logit_bytes: 32 << 20,
@@ -119,7 +122,7 @@ impl Engine {
     pub fn from_file(file: &Arc<GgufFile>, options: EngineOptions) -> Result<Self> {
         let decoder = Decoder::read(file)?;
         let mut backend = Backend::cpu(options.n_threads)?;
-        let weights = Weights::map(&mut backend, file, &decoder)?;
+        let weights = Weights::map(&mut backend, file, &decoder, options.transpose_bytes)?;
         Ok(Self { backend, decoder, weights, options, arenas: Arenas::default(), is_cached: false })
     }
 

@@ -12,8 +12,9 @@ use super::{
     head::Head,
     layer::LayerGraph,
     layout::Layout,
+    linear::CHUNK_CAPACITY,
     tape::Tape,
-    weights::Weights,
+    weights::{Layer, Weights},
     workspace::{Keep, Workspace},
 };
 use crate::lora::{LoraGrads, LoraWeights};
@@ -147,7 +148,8 @@ impl<'a> Pass<'a> {
     fn graph_capacity(&self) -> usize {
         let blocks = &self.layout.blocks;
         let n_sequences: usize = blocks.iter().map(|block| block.sequences.len()).sum();
-        LAYER_CAPACITY + blocks.len() * BLOCK_CAPACITY + n_sequences * SEQUENCE_CAPACITY
+        let n_chunks = self.weights.layers.iter().map(Layer::n_chunks).max().unwrap_or(0);
+        LAYER_CAPACITY + blocks.len() * BLOCK_CAPACITY + n_sequences * SEQUENCE_CAPACITY + n_chunks * CHUNK_CAPACITY
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Linear {
     pub bias: Option<Stored>,
     /// `[n_out, n_in]` in F32, where the cache had room for it.
     pub transposed: Option<Stored>,
+    /// Outputs whose weights are transposed at a time where there is no copy; at least 1.
+    pub n_chunk: usize,
 }
 
 /// One decoder layer.
@@ -52,12 +54,22 @@ impl Linear {
     pub(super) fn n_out(&self) -> usize {
         self.weight.shape()[1]
     }
+
+    /// Parts in which the weight is transposed.
+    pub(super) fn n_chunks(&self) -> usize {
+        if self.transposed.is_some() { 1 } else { self.n_out().div_ceil(self.n_chunk) }
+    }
 }
 
 impl Layer {
     /// The linear layer that is `target`.
     pub(super) fn linear(&self, target: Target) -> &Linear {
         &self.linears[target as usize]
+    }
+
+    /// Parts in which the weights are transposed, all together.
+    pub(super) fn n_chunks(&self) -> usize {
+        self.linears.iter().map(Linear::n_chunks).sum()
     }
 }
 
@@ -67,8 +79,13 @@ impl Weights {
     /// # Errors
     /// [`ErrorKind::InvalidFile`], [`ErrorKind::Mismatch`] for missing tensors and other shapes,
     /// [`ErrorKind::Unsupported`] for types without arithmetic and for tensors that the engine does not know.
-    pub(super) fn map(backend: &mut Backend, file: &Arc<GgufFile>, decoder: &Decoder) -> Result<Self> {
-        let mut loader = Loader { backend, file, known: HashSet::new() };
+    pub(super) fn map(
+        backend: &mut Backend,
+        file: &Arc<GgufFile>,
+        decoder: &Decoder,
+        transpose_bytes: usize,
+    ) -> Result<Self> {
+        let mut loader = Loader { backend, file, known: HashSet::new(), transpose_bytes };
         let (n_embd, n_vocab) = (decoder.n_embd, decoder.n_vocab);
         let embedding = loader.matrix("token_embd.weight", n_embd, n_vocab)?;
         let output_norm = loader.vector("output_norm.weight", n_embd)?;
@@ -76,7 +93,8 @@ impl Weights {
             Some(_) => loader.linear("output", n_embd, n_vocab)?,
             None => {
                 let name = "token_embd.weight".to_owned();
-                Linear { name, weight: embedding.clone(), bias: None, transposed: None }
+                let n_chunk = loader.n_chunk(n_embd);
+                Linear { name, weight: embedding.clone(), bias: None, transposed: None, n_chunk }
             }
         };
         let layers = (0..decoder.n_layers).map(|index| loader.layer(index, decoder)).collect::<Result<_>>()?;
@@ -123,6 +141,8 @@ struct Loader<'a> {
     file: &'a Arc<GgufFile>,
     /// Tensors of the file that were asked for.
     known: HashSet<String>,
+    /// As [`super::EngineOptions::transpose_bytes`].
+    transpose_bytes: usize,
 }
 
 impl Loader<'_> {
@@ -165,7 +185,11 @@ impl Loader<'_> {
             Some(_) => Some(self.vector(&bias_name, n_out)?),
             None => None,
         };
-        Ok(Linear { name: weight_name, weight, bias, transposed: None })
+        Ok(Linear { name: weight_name, weight, bias, transposed: None, n_chunk: self.n_chunk(n_in) })
+    }
+
+    fn n_chunk(&self, n_in: usize) -> usize {
+        (self.transpose_bytes / (size_of::<f32>() * n_in)).max(1)
     }
 
     fn matrix(&mut self, name: &str, n_in: usize, n_out: usize) -> Result<Stored> {

@@ -134,6 +134,10 @@ fn memory_options_do_not_change_the_result() {
     let cases = [
         ("nothing cached", EngineOptions { weight_cache_bytes: 0, ..options() }),
         ("a part cached", EngineOptions { weight_cache_bytes: 40_000, ..options() }),
+        (
+            "weights transposed in many parts",
+            EngineOptions { weight_cache_bytes: 0, transpose_bytes: 0, logit_bytes: usize::MAX, ..options() },
+        ),
         ("layers computed again", EngineOptions { activation_bytes: 0, ..options() }),
         ("blocks of attention", EngineOptions { attention_bytes: 30_000, ..options() }),
         ("tiny blocks, computed again", EngineOptions { attention_bytes: 1, activation_bytes: 0, ..options() }),

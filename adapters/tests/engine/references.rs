@@ -46,6 +46,7 @@ fn gradients_and_logprobs_are_those_of_transformers() {
         let frugal = EngineOptions {
             n_threads: 1,
             weight_cache_bytes: 0,
+            transpose_bytes: 1 << 14,
             activation_bytes: 0,
             attention_bytes: 20_000,
             logit_bytes: 40_000,
