@@ -16,6 +16,10 @@ mod tiny;
 struct Letters;
 
 impl Reward for Letters {
+    fn name(&self) -> &str {
+        "letters"
+    }
+
     fn score(&self, response: &str, _sample: &Sample) -> RewardParts {
         let n_letters = response.chars().filter(char::is_ascii_lowercase).count();
         RewardParts { accuracy: n_letters as f64 / response.chars().count().max(1) as f64, ..RewardParts::default() }
@@ -185,6 +189,10 @@ fn groups_without_a_difference_are_replaced_and_then_left_out() {
     /// Nobody is ever right.
     struct Never;
     impl Reward for Never {
+        fn name(&self) -> &str {
+            "never"
+        }
+
         fn score(&self, _response: &str, _sample: &Sample) -> RewardParts {
             RewardParts::default()
         }

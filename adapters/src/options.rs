@@ -125,6 +125,11 @@ impl Default for TrainerOptions {
 }
 
 impl TrainerOptions {
+    /// `wanted` threads, or one per core for 0.
+    pub fn resolved_threads(wanted: usize) -> usize {
+        if wanted > 0 { wanted } else { std::thread::available_parallelism().map_or(1, |n| n.get()) }
+    }
+
     /// # Errors
     /// [`ErrorKind::InvalidInput`] naming the first option that is out of its documented range.
     pub fn validate(&self) -> Result<()> {
@@ -134,7 +139,7 @@ impl TrainerOptions {
             ("updates_per_step", self.updates_per_step, 1, self.prompts_per_step),
             ("max_new_tokens", self.max_new_tokens, 1, usize::MAX),
             ("max_prompt_tokens", self.max_prompt_tokens, 1, usize::MAX - self.max_new_tokens),
-            ("n_sessions", self.n_sessions, 1, resolved_threads(self.n_threads)),
+            ("n_sessions", self.n_sessions, 1, Self::resolved_threads(self.n_threads)),
             ("n_sequences", self.n_sequences, 1, 256),
             ("filter.max_rounds", self.filter.map_or(1, |filter| filter.max_rounds), 1, usize::MAX),
         ];
@@ -157,11 +162,6 @@ impl TrainerOptions {
         self.optimizer.validate()?;
         self.schedule.validate()
     }
-}
-
-/// `wanted` threads, or one per core for 0.
-pub(crate) fn resolved_threads(wanted: usize) -> usize {
-    if wanted > 0 { wanted } else { std::thread::available_parallelism().map_or(1, |n| n.get()) }
 }
 
 fn out_of_range(name: &str) -> Error {

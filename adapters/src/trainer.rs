@@ -8,8 +8,8 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use owlet_runtime::{
-    Adapter, CancelToken, Error, ErrorKind, FlashAttention, KvType, Model, Result, RngKey, SamplerOptions, Session,
-    SessionOptions,
+    Adapter, CancelToken, EncodedPrompt, Error, ErrorKind, FlashAttention, KvType, Model, Result, RngKey,
+    SamplerOptions, Session, SessionOptions,
 };
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     lora::LoraWeights,
     metrics::StepMetrics,
     optim::AdamW,
-    options::{TrainerOptions, resolved_threads},
+    options::TrainerOptions,
     reward::Reward,
     rollout::{RolloutGroup, RolloutProgress, RolloutRules, roll_out},
     summary::summarize,
@@ -98,7 +98,7 @@ impl Trainer {
         if dataset.is_empty() {
             return Err(Error::new(ErrorKind::InvalidInput, "no samples to train on"));
         }
-        let options = TrainerOptions { n_threads: resolved_threads(options.n_threads), ..options };
+        let options = TrainerOptions { n_threads: TrainerOptions::resolved_threads(options.n_threads), ..options };
         let session_options = session_options(&options);
         let sessions = (0..options.n_sessions).map(|_| Session::new(model, &session_options)).collect::<Result<_>>()?;
         let engine_options = EngineOptions { n_threads: options.n_threads, ..EngineOptions::default() };
@@ -118,11 +118,11 @@ impl Trainer {
     pub fn resume(&mut self, store: &CheckpointStore) -> Result<Option<u64>> {
         let Some(checkpoint) = store.load_newest(&self.identity(), self.options.optimizer)? else { return Ok(None) };
         let TrainState { step, epoch, position, metrics_bytes, .. } = checkpoint.state;
+        self.sample_with(&checkpoint.weights)?;
         self.weights = checkpoint.weights;
         self.optimizer = checkpoint.optimizer;
         self.cursor = Cursor::new(&self.dataset, self.options.seed, epoch, position);
         self.step = step;
-        self.refresh_sampler()?;
         Ok(Some(metrics_bytes))
     }
 
@@ -186,9 +186,9 @@ impl Trainer {
             tokens_per_second: n_tokens / seconds,
             ..metrics
         };
+        self.sample_with(&weights)?;
         (self.weights, self.optimizer, self.cursor) = (weights, optimizer, cursor);
         self.step += 1;
-        self.refresh_sampler()?;
         Ok(metrics)
     }
 
@@ -278,8 +278,13 @@ impl Trainer {
                     observer(StepEvent::Sampling(progress));
                 })?;
             for group in groups {
-                let keeps = self.options.filter.is_none_or(|filter| filter.keeps(group.mean_accuracy()));
-                if keeps { &mut collected.kept } else { &mut collected.dropped }.push(group);
+                let teaches = self.options.filter.is_none_or(|filter| filter.keeps(group.mean_accuracy()));
+                if teaches {
+                    collected.kept.push(group);
+                } else {
+                    // Only its numbers are wanted; image embeddings are large.
+                    collected.dropped.push(RolloutGroup { prompt: EncodedPrompt::default(), ..group });
+                }
             }
         }
         Ok(collected)
@@ -298,9 +303,11 @@ impl Trainer {
         advantages(self.options.estimator, &scored)
     }
 
-    /// Gives the session the weights as they are now.
-    fn refresh_sampler(&mut self) -> Result<()> {
-        let bytes = self.adapter().to_bytes(Precision::F32)?;
+    /// Gives the sessions an adapter of `weights`.
+    fn sample_with(&mut self, weights: &LoraWeights) -> Result<()> {
+        let architecture = self.model.info().architecture.clone();
+        let bytes =
+            AdapterFile { architecture, weights: weights.clone(), provenance: None }.to_bytes(Precision::F32)?;
         let adapter = Arc::new(Adapter::from_bytes(&self.model, &bytes)?);
         self.sessions.iter_mut().try_for_each(|session| session.set_adapters(&[(Arc::clone(&adapter), 1.0)]))
     }
@@ -311,7 +318,13 @@ impl Trainer {
             base_model: info.hash.clone(),
             architecture: info.architecture.clone(),
             dataset: self.dataset.hash().to_owned(),
-            config: serde_json::to_value(&self.options).expect("options are numbers, texts and maps keyed by text"),
+            config: serde_json::json!({
+                "options": self.options,
+                "mmproj": info.mmproj_hash,
+                "pixels": self.model.image_budget().map(|budget| [budget.min_pixels, budget.max_pixels]),
+                "reward": self.reward.name(),
+                "version": env!("CARGO_PKG_VERSION"),
+            }),
             seed: self.options.seed,
         }
     }

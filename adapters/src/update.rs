@@ -68,9 +68,13 @@ impl Learner<'_> {
         let old: Option<Vec<Logprobs>> =
             off_policy.then(|| lessons.iter().map(|lesson| self.score(lesson, cancel)).collect()).transpose()?;
         let mut gradients = LoraGrads::zeros(self.weights);
-        let batch_len = lessons.len().div_ceil(self.options.updates_per_step).max(1);
-        for (index, batch) in lessons.chunks(batch_len).enumerate() {
-            let first = index * batch_len;
+        let n_updates = self.options.updates_per_step;
+        let bound = |update: usize| update * lessons.len() / n_updates;
+        for (first, end) in (0..n_updates).map(|update| (bound(update), bound(update + 1))) {
+            let batch = &lessons[first..end];
+            if batch.is_empty() {
+                continue;
+            }
             gradients.zero();
             let plan = self.plan(batch, cancel)?;
             report.loss += plan.as_ref().map_or(0.0, |plan| plan.penalty);
@@ -84,8 +88,9 @@ impl Learner<'_> {
             let outcome = self.optimizer.step(self.weights, &gradients, learning_rate);
             report.n_updates += 1;
             report.applied &= outcome.applied;
-            report.grad_norm =
-                if outcome.grad_norm.is_finite() { report.grad_norm.max(outcome.grad_norm) } else { f64::NAN };
+            // `max` would pass over NaN.
+            let grad_norm = if outcome.grad_norm.is_finite() { outcome.grad_norm } else { f64::INFINITY };
+            report.grad_norm = report.grad_norm.max(grad_norm);
         }
         Ok(report)
     }

@@ -68,6 +68,9 @@ pub struct RewardParts {
 /// Scores responses. Implementations are called from several threads at once and must be deterministic: resumed runs are
 /// bit-identical only then.
 pub trait Reward: Send + Sync {
+    /// Identifies the rule in checkpoints: a run goes on only with the reward that it began with.
+    fn name(&self) -> &str;
+
     /// The parts of the reward for `response`, the text that was generated for `sample`, special tokens left out.
     fn score(&self, response: &str, sample: &Sample) -> RewardParts;
 }
@@ -77,6 +80,10 @@ pub trait Reward: Send + Sync {
 pub struct VerifiableReward;
 
 impl Reward for VerifiableReward {
+    fn name(&self) -> &str {
+        "verifiable"
+    }
+
     fn score(&self, response: &str, sample: &Sample) -> RewardParts {
         let parsed = parse(response);
         let is_structured = parsed.well_formed

@@ -94,9 +94,11 @@ pub struct ModelInfo {
     pub n_bytes: u64,
     /// Size of the image projector file; `None` for a text model.
     pub mmproj_bytes: Option<u64>,
-    /// SHA-256, in hexadecimal, over the architecture, the vocabulary and, of every tensor, name, type, shape and the
-    /// first 4 KiB of data: what an adapter depends on, read without touching the whole file.
+    /// SHA-256, in hexadecimal, over the model file's metadata and, of every tensor, name, type, shape and the first
+    /// 4 KiB of data: tells models apart without reading the whole file.
     pub hash: String,
+    /// The same of the image projector file; `None` for a text model.
+    pub mmproj_hash: Option<String>,
 }
 
 /// A loaded model. Clones share it; sessions may use it from several threads at once.
@@ -165,7 +167,6 @@ impl Model {
         // SAFETY: the model is alive and owns the vocabulary; both end up in the same `Inner`.
         let vocab = unsafe { Vocabulary::new(sys::llama_model_get_vocab(weights.0.as_ptr()), &file) }?;
         let template = ChatTemplate::new(template, vocab.bos(), vocab.eos()).map_err(failed)?;
-        let mmproj_bytes = mmproj.as_ref().map(|(file, _)| file.n_bytes());
         let projector = match &mmproj {
             // SAFETY: the weights outlive the projector in `Inner`, and `check` accepted the file for this model.
             Some((file, info)) => Some(Mutex::new(unsafe {
@@ -174,7 +175,7 @@ impl Model {
             }?)),
             None => None,
         };
-        let info = model_info(&file, &hyper, &weights, &vocab, mmproj_bytes);
+        let info = model_info(&file, &hyper, &weights, &vocab, mmproj.as_ref().map(|(file, _)| file));
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         let adapter_list = RwLock::new(());
         let inner = Inner { projector, vocab, weights, adapter_list, file, hyper, budget, template, info, load_ms };
@@ -401,7 +402,7 @@ fn model_info(
     hyper: &Hyperparameters,
     weights: &Weights,
     vocab: &Vocabulary,
-    mmproj_bytes: Option<u64>,
+    mmproj: Option<&GgufFile>,
 ) -> ModelInfo {
     let model = weights.0.as_ptr();
     // SAFETY: the model is alive; the name is a NUL-terminated string of static lifetime.
@@ -420,30 +421,21 @@ fn model_info(
         n_ctx_train: hyper.n_ctx_train as usize,
         n_params,
         n_bytes: file.n_bytes(),
-        mmproj_bytes,
-        hash: model_hash(file, hyper),
+        mmproj_bytes: mmproj.map(GgufFile::n_bytes),
+        hash: identity_hash(file),
+        mmproj_hash: mmproj.map(identity_hash),
     }
 }
 
 /// See [`ModelInfo::hash`].
-fn model_hash(file: &GgufFile, hyper: &Hyperparameters) -> String {
+fn identity_hash(file: &GgufFile) -> String {
     const SAMPLE_BYTES: usize = 4096;
     let mut hasher = Sha256::new();
-    // Every part is preceded by its length, so that no two different lists run together alike.
-    let mut add = |bytes: &[u8]| {
-        hasher.update((bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
-    };
-    add(hyper.architecture.name().as_bytes());
-    for token in file.get("tokenizer.ggml.tokens").and_then(|value| value.as_strings()).unwrap_or_default() {
-        add(token.as_bytes());
-    }
+    // The header has the length of everything that follows, so two different files never run together alike.
+    hasher.update(file.header_bytes());
     for tensor in file.tensors() {
-        add(tensor.name.as_bytes());
-        add(tensor.dtype.name().as_bytes());
-        tensor.shape.iter().for_each(|n| add(&n.to_le_bytes()));
         let data = file.data(tensor);
-        add(&data[..data.len().min(SAMPLE_BYTES)]);
+        hasher.update(&data[..data.len().min(SAMPLE_BYTES)]);
     }
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
