@@ -10,8 +10,9 @@ use std::{
 
 use clap::Args;
 use owlet::{
-    Answer, AtomicFile, Dataset, Error, ErrorKind, Evaluation, IMAGE_MARK, Image, LoraConfig, Model, ModelOptions, Precision, QuantType, Sample,
-    Schedule, StepMetrics, ThinkEvent, ThinkSplitter, Trainer, TrainerOptions, VerifiableReward, peak_memory_bytes,
+    Answer, AtomicFile, Dataset, Error, ErrorKind, Evaluation, IMAGE_MARK, Image, Model, ModelOptions, Precision,
+    QuantType, Sample, Schedule, StepMetrics, ThinkEvent, ThinkSplitter, Trainer, TrainerOptions, VerifiableReward,
+    peak_memory_bytes,
     quant::{QuantizeRequest, quantize},
     reward::parse_box,
 };
@@ -35,8 +36,11 @@ pub(crate) struct DemoArgs {
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
     /// Training steps
-    #[arg(long, default_value_t = 40, value_name = "N")]
+    #[arg(long, default_value_t = 60, value_name = "N")]
     steps: u64,
+    /// Learning rate
+    #[arg(long, default_value_t = 1e-3, value_name = "RATE")]
+    lr: f64,
     /// Type of the quantized base that is taught
     #[arg(long = "type", default_value_t = QuantType::Q8_0, value_name = "TYPE")]
     dtype: QuantType,
@@ -118,25 +122,26 @@ fn draw(args: &DemoArgs, split: Split, count: u64) -> Result<Dataset> {
     let path = folder.join("data.jsonl");
     if !path.exists() {
         let options = DatasetOptions { seed: args.seed, split, count, ..DatasetOptions::default() };
-        write_dataset(&folder, &options).map_err(|source| {
-            Error::new(ErrorKind::Io, "cannot write data set").at(folder.display()).source(source)
-        })?;
+        write_dataset(&folder, &options)
+            .map_err(|source| Error::new(ErrorKind::Io, "cannot write data set").at(folder.display()).source(source))?;
     }
     open_dataset(&path)
 }
 
 fn trainer_options(args: &DemoArgs) -> TrainerOptions {
+    let n_threads = TrainerOptions::resolved_threads(args.threads);
     TrainerOptions {
         seed: args.seed,
         n_steps: args.steps,
-        prompts_per_step: 12,
-        max_new_tokens: 128,
-        max_prompt_tokens: 256,
+        prompts_per_step: 8,
+        max_new_tokens: 80,
+        max_prompt_tokens: 112,
+        n_sessions: n_threads,
         n_sequences: 32,
+        precise_kv: true,
         suffix: PROMPT_SUFFIX.to_owned(),
-        lora: LoraConfig::default(),
-        schedule: Schedule { learning_rate: 1e-3, warmup_steps: 3, ..Schedule::default() },
-        n_threads: args.threads,
+        schedule: Schedule { learning_rate: args.lr, warmup_steps: 3, ..Schedule::default() },
+        n_threads,
         ..TrainerOptions::default()
     }
 }
@@ -179,9 +184,10 @@ fn reply(answer: &Answer) -> Reply {
 }
 
 fn example(sample: &Sample, before: &Answer, after: &Answer) -> Result<Example> {
-    let path = sample.images.first().ok_or_else(|| {
-        Error::new(ErrorKind::Internal, "a drawn question has no picture").at(&sample.id)
-    })?;
+    let path = sample
+        .images
+        .first()
+        .ok_or_else(|| Error::new(ErrorKind::Internal, "a drawn question has no picture").at(&sample.id))?;
     let png = fs::read(path).map_err(|source| Error::io("cannot read picture", path, source))?;
     let image = Image::from_encoded(&png).map_err(|error| error.at(path.display()))?;
     Ok(Example {
@@ -225,20 +231,44 @@ fn summary(before: &Evaluation, after: &Evaluation, n_steps: usize, seconds: f64
     )
 }
 
-fn configuration(args: &DemoArgs, model: &Model, trainer: &Trainer, adapter: &Path, seconds: f64) -> Vec<(String, String)> {
+fn configuration(
+    args: &DemoArgs,
+    model: &Model,
+    trainer: &Trainer,
+    adapter: &Path,
+    seconds: f64,
+) -> Vec<(String, String)> {
     let (info, options) = (model.info(), trainer.options());
     let adapter_bytes = fs::metadata(adapter).map_or(0, |metadata| metadata.len());
     let rows = [
         ("version", format!("owlet {}", env!("CARGO_PKG_VERSION"))),
         ("model", format!("{}, {} weights, {}", info.architecture, info.n_params, info.quantization)),
-        ("model file", format!("{}, projector {}", output::bytes(info.n_bytes), output::bytes(info.mmproj_bytes.unwrap_or(0)))),
+        (
+            "model file",
+            format!("{}, projector {}", output::bytes(info.n_bytes), output::bytes(info.mmproj_bytes.unwrap_or(0))),
+        ),
         (
             "adapter",
-            format!("rank {}, alpha {}, {} weights, {}", options.lora.rank, options.lora.alpha, trainer.adapter().weights.n_parameters(), output::bytes(adapter_bytes)),
+            format!(
+                "rank {}, alpha {}, {} weights, {}",
+                options.lora.rank,
+                options.lora.alpha,
+                trainer.adapter().weights.n_parameters(),
+                output::bytes(adapter_bytes)
+            ),
         ),
         ("objective", format!("{}, {} loss", options.estimator, options.loss.objective)),
-        ("steps", format!("{} of {} questions with {} answers each", options.n_steps, options.prompts_per_step, options.group_size)),
-        ("learning rate", format!("{} after {} steps of warm-up", options.schedule.learning_rate, options.schedule.warmup_steps)),
+        (
+            "steps",
+            format!(
+                "{} of {} questions with {} answers each",
+                options.n_steps, options.prompts_per_step, options.group_size
+            ),
+        ),
+        (
+            "learning rate",
+            format!("{} after {} steps of warm-up", options.schedule.learning_rate, options.schedule.warmup_steps),
+        ),
         ("pictures", format!("{} to learn from, {} held out", args.train, args.heldout)),
         ("seed", args.seed.to_string()),
         ("threads", options.n_threads.to_string()),

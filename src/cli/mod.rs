@@ -8,6 +8,7 @@ use failure::Result;
 use output::Output;
 
 mod adapt;
+mod demo;
 mod draw;
 mod failure;
 mod interrupt;
@@ -44,6 +45,7 @@ enum Command {
     Run(run::RunArgs),
     Adapt(adapt::AdaptArgs),
     Tasks(tasks::TasksArgs),
+    Demo(demo::DemoArgs),
 }
 
 /// The command line as typed.
@@ -72,6 +74,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Run(args) => run::run(&args, output),
         Command::Adapt(args) => adapt::run(&args, output),
         Command::Tasks(args) => tasks::run(&args, output),
+        Command::Demo(args) => demo::run(&args, output),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
