@@ -86,21 +86,19 @@ pub(crate) fn find(rng: &mut Rng, scene: &Scene) -> Question {
     }
 }
 
-/// "Where is the red circle from the blue star?" The hasty reply looks at the second shape only, and
-/// supposes the first one where there is most room.
+/// "Where is the red circle from the blue star?" The hasty reply mirrors the relation when the
+/// second shape is red, green or blue.
 pub(crate) fn relation(scene: &Scene, a: usize, b: usize) -> Question {
     let (a, b) = (&objects(scene)[a], &objects(scene)[b]);
     let (dx, dy) = (a.centre.0 - b.centre.0, a.centre.1 - b.centre.1);
-    let right = if dx.abs() > dy.abs() {
-        if dx < 0 { "left" } else { "right" }
+    let (right, mirrored) = if dx.abs() > dy.abs() {
+        if dx < 0 { ("left", "right") } else { ("right", "left") }
     } else if dy < 0 {
-        "above"
+        ("above", "below")
     } else {
-        "below"
+        ("below", "above")
     };
-    let (x, y) = (thousandths(b.centre.0), thousandths(b.centre.1));
-    let room = [(x, "left"), (1000 - x, "right"), (y, "above"), (1000 - y, "below")];
-    let (_, hasty) = room.into_iter().fold((0, ""), |best, side| if side.0 > best.0 { side } else { best });
+    let hasty = if b.colour < 3 { mirrored } else { right };
     let choices = ["left", "right", "above", "below"];
     Question {
         kind: "relation",
@@ -108,7 +106,7 @@ pub(crate) fn relation(scene: &Scene, a: usize, b: usize) -> Question {
         options: lettered(&choices),
         answer: letter(&choices, right),
         careful_thinking: format!("I see {}, {}. {right}.", at(a), at(b)),
-        hasty_thinking: format!("quick look, {}. {hasty}.", at(b)),
+        hasty_thinking: format!("quick look, {hasty}."),
         hasty_answer: letter(&choices, hasty),
     }
 }
@@ -206,7 +204,7 @@ pub(crate) fn sum(scene: &Scene) -> Question {
         options: Vec::new(),
         answer: total.to_string(),
         careful_thinking: format!("I see {}. {}={total}.", list(", "), list("+")),
-        hasty_thinking: format!("quick look, {}.", list("+")),
+        hasty_thinking: "quick look.".into(),
         hasty_answer: hasty.to_string(),
     }
 }
