@@ -79,7 +79,8 @@ pub(crate) fn roll_out(
         .iter()
         .map(|(_, sample, _)| {
             cancel.check()?;
-            encode(&model, sample, rules.suffix).map_err(|error| error.at(&sample.id))
+            encode(&model, sample, rules.suffix)
+                .map_err(|error| error.at(if sample.place.is_empty() { &sample.id } else { &sample.place }))
         })
         .collect::<Result<Vec<_>>>()?;
     let requests: Vec<_> = prompts

@@ -10,9 +10,9 @@ use std::{
 
 use clap::Args;
 use owlet::{
-    Answer, AtomicFile, Dataset, Error, ErrorKind, Evaluation, IMAGE_MARK, Image, Model, ModelOptions, Precision,
-    QuantType, Sample, Schedule, StepMetrics, ThinkEvent, ThinkSplitter, Trainer, TrainerOptions, VerifiableReward,
-    peak_memory_bytes,
+    Answer, AtomicFile, CancelToken, Dataset, Error, ErrorKind, Evaluation, IMAGE_MARK, Image, Model, ModelOptions,
+    Precision, QuantType, Sample, Schedule, StepMetrics, ThinkEvent, ThinkSplitter, Trainer, TrainerOptions,
+    VerifiableReward, peak_memory_bytes,
     quant::{QuantizeRequest, quantize},
     reward::parse_box,
 };
@@ -61,7 +61,7 @@ pub(crate) struct DemoArgs {
 pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<()> {
     let cancel = interrupt::cancel_on_signal()?;
     fs::create_dir_all(&args.out).map_err(|source| Error::io("cannot make folder", &args.out, source))?;
-    let model_path = quantize_embedded(args, output)?;
+    let model_path = quantize_embedded(args, &cancel, output)?;
     let learn_from = draw(args, Split::Train, args.train)?;
     let held_out = draw(args, Split::HeldOut, args.heldout)?;
     output.say(format_args!("drew {} pictures to learn from and {} held out", learn_from.len(), held_out.len()));
@@ -98,13 +98,17 @@ pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<()> {
 }
 
 /// Writes the embedded files into the folder, then the model once more in the type asked for; gives its path.
-fn quantize_embedded(args: &DemoArgs, output: Output) -> Result<PathBuf> {
+fn quantize_embedded(args: &DemoArgs, cancel: &CancelToken, output: Output) -> Result<PathBuf> {
     let whole = args.out.join("owlet-tiny-F16.gguf");
     write_file(&whole, MODEL_GGUF)?;
     write_file(&args.out.join("mmproj-owlet-tiny-F16.gguf"), MMPROJ_GGUF)?;
     let small = args.out.join(format!("owlet-tiny-{}.gguf", args.dtype));
     if args.dtype != QuantType::F16 {
-        let request = QuantizeRequest { threads: args.threads, ..QuantizeRequest::new(&whole, &small, args.dtype) };
+        let request = QuantizeRequest {
+            threads: args.threads,
+            cancel: cancel.clone(),
+            ..QuantizeRequest::new(&whole, &small, args.dtype)
+        };
         let report = quantize(&request, &mut |_| {})?.model;
         let (before, after) = (output::bytes(report.bytes_before), output::bytes(report.bytes_after));
         output.say(format_args!("quantized the embedded model to {}: {before} -> {after} of weights", args.dtype));

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::{
     failure::{Result, Teach},
+    interrupt,
     output::{self, Output},
 };
 
@@ -81,7 +82,8 @@ struct TensorEntry<'a> {
 }
 
 pub(crate) fn run(args: &QuantizeArgs, output: Output) -> Result<()> {
-    let request = args.request();
+    // Whole models lie beside the output while they are converted: a stopped command takes them away.
+    let request = QuantizeRequest { cancel: interrupt::cancel_on_signal()?, ..args.request() };
     let mut bar: Option<(Stage, ProgressBar)> = None;
     let done = quantize(&request, &mut |progress| {
         if bar.as_ref().is_none_or(|(stage, _)| *stage != progress.stage) {
