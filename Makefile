@@ -11,10 +11,10 @@ DEMO_OUT ?= demo-out
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint
+.PHONY: help setup demo test lint check-adapter
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what building needs: cmake, a C++ compiler, libclang, Rust
 	@scripts/setup.sh
@@ -30,3 +30,12 @@ lint: setup ## Check formatting, clippy, the documentation and the shell scripts
 	$(cargo) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(cargo) doc --workspace --no-deps --locked
 	shellcheck scripts/*.sh .ci/run
+
+# Binary wheels for Linux and macOS; not part of `test`, which shall not depend on a package index for Python.
+PEER_ENV := target/peer
+check-adapter: setup ## Load the demo's model and adapter in a llama.cpp that is not ours, and compare replies
+	test -d $(PEER_ENV) || python3 -m venv $(PEER_ENV)
+	$(PEER_ENV)/bin/pip install --quiet xllamacpp==2026.10.11549
+	test -f $(DEMO_OUT)/adapter.gguf || $(cargo) run --locked -- demo --out $(DEMO_OUT) $(DEMO_ARGS)
+	$(PEER_ENV)/bin/python tests/peer/adapter_elsewhere.py $(DEMO_OUT)/owlet-tiny-Q8_0.gguf \
+	    $(DEMO_OUT)/mmproj-owlet-tiny-F16.gguf $(DEMO_OUT)/adapter.gguf "$$(ls -d $(DEMO_OUT)/heldout-* | head -n 1)"
