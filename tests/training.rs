@@ -1,11 +1,15 @@
 //! The training loop through the public API: what a step changes, and that nothing is lost when it is stopped.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, ops::ControlFlow, path::Path, sync::Arc};
 
 use owlet::{
-    CancelToken, CheckpointStore, Dataset, EntropyBand, ErrorKind, Estimator, KlPenalty, LoraConfig, LossOptions,
-    Model, Precision, Reward, Sample, Schedule, StepEvent, StepMetrics, Trainer, TrainerOptions, reward::RewardParts,
+    Adapter, AdapterFile, CancelToken, CheckpointStore, Dataset, EntropyBand, ErrorKind, Estimator, GenerateRequest,
+    Image, KlPenalty, LoraConfig, LoraMode, LossOptions, Model, Precision, PrefixCacheOptions, Prompt, Reward, RngKey,
+    Sample, SamplerOptions, Schedule, Session, SessionOptions, StepEvent, StepMetrics, Trainer, TrainerOptions,
+    generate, reward::RewardParts,
 };
+use owlet_adapters::engine::{Engine, EngineOptions, GroupInput};
+use owlet_runtime::{FlashAttention, KvType};
 use tempfile::TempDir;
 
 #[expect(dead_code, unreachable_pub, reason = "the runtime's own tests use the rest")]
@@ -155,6 +159,96 @@ fn a_run_that_was_cancelled_and_resumed_ends_with_the_same_bits() {
 
     let mut other = bench.trainer(TrainerOptions { estimator: Estimator::Grpo, ..options() });
     assert_eq!(other.resume(&store).expect_err("another run").kind(), ErrorKind::Mismatch);
+}
+
+/// Options of an activated adapter, invoked as the model's template opens answers; the sampler computes as exactly as the
+/// learner.
+fn activated() -> TrainerOptions {
+    let lora = LoraConfig { mode: LoraMode::Activated { invocation: Vec::new() }, ..options().lora };
+    TrainerOptions { lora, precise_kv: true, ..options() }
+}
+
+#[test]
+fn sampler_and_learner_are_one_activated_model() {
+    let bench = Bench::new();
+    let mut trainer = bench.trainer(activated());
+    for _ in 0..3 {
+        let metrics = step(&mut trainer);
+        // Measured are 1e-6.
+        assert!(metrics.applied && metrics.logprob_gap.is_some_and(|gap| gap < 1e-5), "{metrics:?}");
+    }
+    let mut file = trainer.adapter();
+    let opening = bench.model.generation_prompt().expect("ChatML");
+    assert_eq!(file.weights.config.mode.invocation(), Some(&opening[..]));
+
+    // The same with a larger update and a picture before the invocation, and what it would be as a plain adapter.
+    let mut rng = owlet_runtime::rng::Rng::keyed(&[5]);
+    file.weights.modules.iter_mut().flat_map(|module| &mut module.b).for_each(|b| *b = rng.normal() as f32 * 0.1);
+    let bytes = file.to_bytes(Precision::F32).expect("in memory");
+    let adapter = Arc::new(Adapter::from_bytes(&bench.model, &bytes).expect("loads"));
+    assert_eq!(adapter.invocation(), Some(&opening[..]));
+    let precise = SessionOptions {
+        n_ctx: 128,
+        n_seq: 3,
+        n_threads: 1,
+        kv_type: KvType::F32,
+        flash_attention: FlashAttention::Off,
+        ..SessionOptions::default()
+    };
+    let mut session = Session::new(&bench.model, &precise).expect("makes a session");
+    session.set_adapters(&[(adapter, 1.0)]).expect("sets");
+    let rgb = (0..64 * 96 * 3).map(|_| rng.next_u64() as u8).collect();
+    let picture = Image::from_rgb(96, 64, rgb).expect("right size");
+    let prompt = bench.model.encode(&Prompt::user("What?", vec![picture]).expect("no marks")).expect("encodes");
+    let request = GenerateRequest { prompt: &prompt, n: 5, rng_key: RngKey::default() };
+    let (sampler, cancel) = (SamplerOptions::default(), CancelToken::new());
+    let mut ignore = |_| ControlFlow::Continue(());
+    let answers = generate(&mut session, &[request], &sampler, 12, &cancel, &mut ignore).expect("runs").remove(0);
+    let completions: Vec<_> = answers.iter().map(|answer| answer.tokens.as_slice()).collect();
+    let mut engine =
+        Engine::new(bench.model.path(), EngineOptions { n_threads: 1, ..Default::default() }).expect("loads");
+    let mut gap = |file: &AdapterFile| {
+        let group = GroupInput { prompt: &prompt, completions: &completions };
+        let scores = engine.score(Some(&file.weights), &group, 1.0).expect("scores");
+        let pairs =
+            answers.iter().zip(&scores).flat_map(|(answer, scores)| answer.logprobs.iter().zip(&scores.logprobs));
+        pairs.map(|(sampler, learner)| (sampler - learner).abs()).fold(0.0f32, f32::max)
+    };
+    let activated_gap = gap(&file);
+    file.weights.config.mode = LoraMode::Full;
+    let full_gap = gap(&file);
+    assert!(activated_gap < 1e-4 && full_gap > 0.05, "{activated_gap} activated, {full_gap} as a plain adapter");
+}
+
+#[test]
+fn an_activated_run_resumes_as_what_it_is() {
+    let bench = Bench::new();
+    let mut whole = bench.trainer(activated());
+    let expected: Vec<_> = (0..3).map(|_| timeless(step(&mut whole))).collect();
+    let store = CheckpointStore::open(&bench.folder.path().join("checkpoints"), 2).expect("a writable folder");
+    let mut first = bench.trainer(activated());
+    step(&mut first);
+    first.checkpoint(&store, 7).expect("a writable folder");
+
+    // Where keys and values are kept is no part of the run.
+    let directory = Some(bench.folder.path().join("prefixes"));
+    let prefix_cache = PrefixCacheOptions { directory, ..PrefixCacheOptions::default() };
+    let mut second = bench.trainer(TrainerOptions { prefix_cache, ..activated() });
+    assert_eq!(second.resume(&store).expect("the same run"), Some(7));
+    let rest: Vec<_> = (0..2).map(|_| timeless(step(&mut second))).collect();
+    assert_eq!(rest, expected[1..]);
+    assert_eq!(bench.adapter(&second), bench.adapter(&whole));
+
+    let invocation = vec![tiny::SPECIAL.len() as i32 + 251];
+    for mode in [LoraMode::Full, LoraMode::Activated { invocation }] {
+        let lora = LoraConfig { mode, ..activated().lora };
+        let mut other = bench.trainer(TrainerOptions { lora, ..activated() });
+        assert_eq!(other.resume(&store).expect_err("another mode").kind(), ErrorKind::Mismatch);
+    }
+    let lora = LoraConfig { mode: LoraMode::Activated { invocation: vec![9999] }, ..activated().lora };
+    let options = TrainerOptions { lora, ..activated() };
+    let refused = Trainer::new(&bench.model, dataset(bench.folder.path()), Arc::new(Letters), options);
+    assert_eq!(refused.err().map(|error| error.kind()), Some(ErrorKind::Mismatch));
 }
 
 #[test]

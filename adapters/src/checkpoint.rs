@@ -328,7 +328,7 @@ mod tests {
 
     fn checkpoint(step: u64) -> Checkpoint {
         let tensors = [("blk.0.attn_q.weight".to_owned(), 8, 4)];
-        let config = LoraConfig { rank: 2, alpha: 4.0, targets: [Target::Q].into() };
+        let config = LoraConfig { rank: 2, alpha: 4.0, targets: [Target::Q].into(), ..LoraConfig::default() };
         let mut weights = LoraWeights::init(&config, &tensors, step).expect("valid");
         let mut optimizer = AdamW::new(AdamWOptions::default(), &weights);
         let mut grads = LoraGrads::zeros(&weights);

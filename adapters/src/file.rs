@@ -6,6 +6,7 @@
 //! | `general.architecture` | that of the base model |
 //! | `adapter.type` | `lora` |
 //! | `adapter.lora.alpha` | f32; the rank follows from the shapes |
+//! | `adapter.alora.invocation_tokens` | array of u32, of activated adapters ([`LoraMode::Activated`]) |
 //! | `blk.N.<name>.weight.lora_a` | A, ggml shape `[n_in, rank]` |
 //! | `blk.N.<name>.weight.lora_b` | B, ggml shape `[rank, n_out]` |
 //! | `owlet.adapter.version` | u32, version of the keys below |
@@ -17,11 +18,12 @@ use std::{io::Write, path::Path};
 
 use half::f16;
 use owlet_runtime::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, INVOCATION_KEY, Result, TokenId,
     gguf::{GgmlType, GgufFile, GgufStream, GgufWriter, TensorInfo},
+    read_invocation,
 };
 
-use crate::lora::{LoraConfig, LoraModule, LoraWeights, Target};
+use crate::lora::{LoraConfig, LoraMode, LoraModule, LoraWeights, Target};
 
 /// Version of the `owlet.adapter` keys that we write.
 const VERSION: u32 = 1;
@@ -85,7 +87,8 @@ impl AdapterFile {
     /// Reads a file of this or another program.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidFile`] if it is no LoRA adapter, a factor is missing or the ranks differ;
+    /// [`ErrorKind::InvalidFile`] if it is no LoRA adapter, a factor is missing, the ranks differ or the invocation of an
+    /// activated adapter is not one;
     /// [`ErrorKind::Unsupported`] for tensors other than F32, F16 and BF16, for targets that we do not know and for newer
     /// versions of our keys.
     pub fn open(path: &Path) -> Result<Self> {
@@ -122,6 +125,10 @@ impl AdapterFile {
             rank: modules[0].a.len() / modules[0].n_in,
             alpha: file.f32("adapter.lora.alpha")?,
             targets: modules.iter().filter_map(|module| Target::of_tensor(&module.name)).collect(),
+            mode: match read_invocation(file).map_err(at_file)? {
+                Some(invocation) => LoraMode::Activated { invocation },
+                None => LoraMode::Full,
+            },
         };
         config.validate().map_err(at_file)?;
         if let Some(other) = modules.iter().find(|module| module.a.len() != config.rank * module.n_in) {
@@ -141,6 +148,9 @@ impl AdapterFile {
         writer.set("general.architecture", self.architecture.as_str());
         writer.set("adapter.type", "lora");
         writer.set("adapter.lora.alpha", self.weights.config.alpha);
+        if let Some(tokens) = self.weights.config.mode.invocation() {
+            writer.set(INVOCATION_KEY, self.invocation_numbers(tokens)?);
+        }
         if let Some(provenance) = &self.provenance {
             writer.set("owlet.adapter.version", VERSION);
             writer.set("owlet.adapter.base_model", provenance.base_model.as_str());
@@ -158,6 +168,16 @@ impl AdapterFile {
             writer.declare(&format!("{}.lora_b", module.name), &[rank, module.n_out as u64], dtype)?;
         }
         Ok(writer)
+    }
+
+    /// `tokens` as the file has them.
+    fn invocation_numbers(&self, tokens: &[TokenId]) -> Result<Vec<u32>> {
+        self.weights.config.validate()?;
+        let numbers: Vec<_> = tokens.iter().map(|token| token.unsigned_abs()).collect();
+        match numbers.is_empty() {
+            true => Err(Error::new(ErrorKind::InvalidInput, "activated adapter without an invocation")),
+            false => Ok(numbers),
+        }
     }
 
     fn stream_tensors<W: Write>(&self, stream: &mut GgufStream<W>, precision: Precision) -> Result<()> {
@@ -261,6 +281,18 @@ mod tests {
         let bytes = adapter.to_bytes(Precision::F32).expect("written");
         assert_eq!(bytes, std::fs::read(&path).expect("readable"));
 
+        let mut activated = adapter.clone();
+        activated.weights.config.mode = LoraMode::Activated { invocation: vec![3, 0, i32::MAX] };
+        let bytes = activated.to_bytes(Precision::F32).expect("written");
+        let file = GgufFile::from_bytes(bytes).expect("a GGUF file");
+        assert_eq!(file.get("adapter.alora.invocation_tokens"), Some(&vec![3u32, 0, i32::MAX as u32].into()));
+        assert_eq!(AdapterFile::read(&file).expect("readable"), activated);
+        for invocation in [vec![], vec![-1], vec![1; 300]] {
+            activated.weights.config.mode = LoraMode::Activated { invocation };
+            let error = activated.to_bytes(Precision::F32).expect_err("no invocation");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        }
+
         let foreign = AdapterFile { provenance: None, ..adapter.clone() };
         let bytes = foreign.to_bytes(Precision::F16).expect("written");
         let read = AdapterFile::read(&GgufFile::from_bytes(bytes).expect("a GGUF file")).expect("readable");
@@ -274,7 +306,7 @@ mod tests {
     #[test]
     fn files_that_are_no_adapters_are_refused() {
         type Change = fn(&mut GgufWriter);
-        let cases: [(&str, ErrorKind, Change); 5] = [
+        let cases: [(&str, ErrorKind, Change); 7] = [
             ("general.type", ErrorKind::InvalidFile, |writer| {
                 writer.set("general.type", "model");
             }),
@@ -283,6 +315,12 @@ mod tests {
             }),
             ("alpha", ErrorKind::InvalidInput, |writer| {
                 writer.set("adapter.lora.alpha", f32::NAN);
+            }),
+            ("got 0 tokens, needed 1 to 256", ErrorKind::InvalidFile, |writer| {
+                writer.set("adapter.alora.invocation_tokens", Vec::<u32>::new());
+            }),
+            ("needed array of u32", ErrorKind::InvalidFile, |writer| {
+                writer.set("adapter.alora.invocation_tokens", vec![1i32]);
             }),
             ("newer", ErrorKind::Unsupported, |writer| {
                 writer.set("owlet.adapter.version", 2u32);

@@ -9,7 +9,7 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
-use owlet_runtime::{Error, ErrorKind, Result, rng::Rng};
+use owlet_runtime::{Error, ErrorKind, MAX_INVOCATION_TOKENS, Model, Result, TokenId, rng::Rng};
 use serde::{Deserialize, Serialize};
 
 /// A linear layer of a decoder block that an adapter can act on.
@@ -88,6 +88,48 @@ impl FromStr for Target {
     }
 }
 
+/// On which tokens an adapter acts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum LoraMode {
+    /// On all of them.
+    #[default]
+    Full,
+    /// From its invocation in the prompt on: activated LoRA (aLoRA, arXiv 2504.12397). What comes before is computed by the
+    /// base, so its keys and values do not change while the adapter learns.
+    Activated {
+        /// The tokens whose last occurrence in the prompt invokes the adapter; they are adapted themselves. 1 to
+        /// [`MAX_INVOCATION_TOKENS`]; in options, none stand for those by which the model's chat template opens an answer
+        /// ([`LoraMode::for_model`]).
+        invocation: Vec<TokenId>,
+    },
+}
+
+impl LoraMode {
+    /// The tokens that invoke the adapter; `None` where it acts on everything.
+    pub fn invocation(&self) -> Option<&[TokenId]> {
+        match self {
+            Self::Full => None,
+            Self::Activated { invocation } => Some(invocation),
+        }
+    }
+
+    /// The mode over `model`: an invocation of no tokens becomes what opens an answer in the model's chat template.
+    ///
+    /// # Errors
+    /// As [`Model::generation_prompt`]; [`ErrorKind::Mismatch`] for a token that the model does not have.
+    pub fn for_model(&self, model: &Model) -> Result<Self> {
+        let Some(invocation) = self.invocation() else { return Ok(Self::Full) };
+        let n_vocab = model.info().n_vocab;
+        if let Some(token) = invocation.iter().find(|&&token| token as usize >= n_vocab) {
+            let error = Error::new(ErrorKind::Mismatch, "invocation of another vocabulary").got(token);
+            return Err(error.needed(format!("tokens below {n_vocab}")));
+        }
+        let invocation = if invocation.is_empty() { model.generation_prompt()? } else { invocation.to_vec() };
+        Ok(Self::Activated { invocation })
+    }
+}
+
 /// Size, strength and place of an adapter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoraConfig {
@@ -97,11 +139,14 @@ pub struct LoraConfig {
     pub alpha: f32,
     /// The linear layers of each block that are adapted. Default all seven.
     pub targets: BTreeSet<Target>,
+    /// The tokens that it acts on. Default all.
+    #[serde(default)]
+    pub mode: LoraMode,
 }
 
 impl Default for LoraConfig {
     fn default() -> Self {
-        Self { rank: 16, alpha: 32.0, targets: Target::ALL.into() }
+        Self { rank: 16, alpha: 32.0, targets: Target::ALL.into(), mode: LoraMode::Full }
     }
 }
 
@@ -110,7 +155,8 @@ impl LoraConfig {
     pub const MAX_RANK: usize = 256;
 
     /// # Errors
-    /// [`ErrorKind::InvalidInput`] where rank, alpha or the targets are out of their documented range.
+    /// [`ErrorKind::InvalidInput`] where rank, alpha, the targets or an invocation are out of their documented range; one of
+    /// no tokens is in it, as options have it.
     pub fn validate(&self) -> Result<()> {
         let invalid = |what: &str| Error::new(ErrorKind::InvalidInput, what);
         if !(1..=Self::MAX_RANK).contains(&self.rank) {
@@ -121,6 +167,11 @@ impl LoraConfig {
         }
         if self.targets.is_empty() {
             return Err(invalid("no LoRA targets").needed("at least one of q, k, v, o, gate, up, down"));
+        }
+        let invocation = self.mode.invocation().unwrap_or_default();
+        if invocation.len() > MAX_INVOCATION_TOKENS || invocation.iter().any(|&token| token < 0) {
+            let error = invalid("invocation of an activated adapter").got(format!("{invocation:?}"));
+            return Err(error.needed(format!("at most {MAX_INVOCATION_TOKENS} tokens")));
         }
         Ok(())
     }
@@ -301,6 +352,8 @@ mod tests {
             LoraConfig { alpha: f32::NAN, ..base.clone() },
             LoraConfig { alpha: f32::INFINITY, ..base.clone() },
             LoraConfig { targets: BTreeSet::new(), ..base.clone() },
+            LoraConfig { mode: LoraMode::Activated { invocation: vec![1; 257] }, ..base.clone() },
+            LoraConfig { mode: LoraMode::Activated { invocation: vec![-1] }, ..base.clone() },
         ] {
             let error = config.validate().expect_err("out of range");
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{config:?}");

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     advantage::Estimator,
     data::DEFAULT_SUFFIX,
+    engine::PrefixCacheOptions,
     entropy::EntropyBand,
     lora::LoraConfig,
     loss::LossOptions,
@@ -93,6 +94,9 @@ pub struct TrainerOptions {
     pub schedule: Schedule,
     /// Threads of sampling and learning; 0: one per core. The same number gives the same bits.
     pub n_threads: usize,
+    /// How the engine keeps what activated adapters leave to the base. Changes no bits, so it is not part of a checkpoint.
+    #[serde(skip)]
+    pub prefix_cache: PrefixCacheOptions,
 }
 
 impl Default for TrainerOptions {
@@ -120,6 +124,7 @@ impl Default for TrainerOptions {
             optimizer: AdamWOptions::default(),
             schedule: Schedule::default(),
             n_threads: 0,
+            prefix_cache: PrefixCacheOptions::default(),
         }
     }
 }

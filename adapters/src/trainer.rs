@@ -19,7 +19,7 @@ use crate::{
     engine::{Engine, EngineOptions},
     evaluate::{EvaluateOptions, Evaluation, evaluate},
     file::{AdapterFile, Precision, Provenance},
-    lora::LoraWeights,
+    lora::{LoraConfig, LoraWeights},
     metrics::StepMetrics,
     optim::AdamW,
     options::TrainerOptions,
@@ -92,16 +92,19 @@ impl Trainer {
     ///
     /// # Errors
     /// `InvalidInput` for options out of range or an empty data set; `Unsupported` for models that the engine cannot
-    /// train; those of [`Session::new`].
+    /// train; those of [`Session::new`] and [`LoraMode::for_model`](crate::lora::LoraMode::for_model).
     pub fn new(model: &Model, dataset: Dataset, reward: Arc<dyn Reward>, options: TrainerOptions) -> Result<Self> {
         options.validate()?;
         if dataset.is_empty() {
             return Err(Error::new(ErrorKind::InvalidInput, "no samples to train on"));
         }
-        let options = TrainerOptions { n_threads: TrainerOptions::resolved_threads(options.n_threads), ..options };
+        let lora = LoraConfig { mode: options.lora.mode.for_model(model)?, ..options.lora };
+        let n_threads = TrainerOptions::resolved_threads(options.n_threads);
+        let options = TrainerOptions { n_threads, lora, ..options };
         let session_options = session_options(&options);
         let sessions = (0..options.n_sessions).map(|_| Session::new(model, &session_options)).collect::<Result<_>>()?;
-        let engine_options = EngineOptions { n_threads: options.n_threads, ..EngineOptions::default() };
+        let prefix_cache = options.prefix_cache.clone();
+        let engine_options = EngineOptions { n_threads, prefix_cache, ..EngineOptions::default() };
         let engine = Engine::new(model.path(), engine_options)?;
         let weights = LoraWeights::init(&options.lora, &engine.lora_targets(), options.seed)?;
         let optimizer = AdamW::new(options.optimizer, &weights);
@@ -216,7 +219,7 @@ impl Trainer {
         self.step
     }
 
-    /// The options, threads resolved.
+    /// The options, threads and invocation filled in.
     pub fn options(&self) -> &TrainerOptions {
         &self.options
     }

@@ -130,7 +130,7 @@ impl Learner<'_> {
         let input = GroupInput { prompt: &lesson.group.prompt, completions: &completions };
         let temperature = self.options.temperature;
         let reference = match self.options.loss.kl {
-            Some(_) => Some(logprobs(&self.engine.score(None, &input, temperature)?)),
+            Some(_) => Some(logprobs(&self.engine.score_base(&self.weights.config.mode, &input, temperature)?)),
             None => None,
         };
         let options = self.options;

@@ -36,7 +36,7 @@ mod think;
 mod timings;
 mod vision;
 
-pub use adapter::{Adapter, AdapterInfo};
+pub use adapter::{Adapter, AdapterInfo, INVOCATION_KEY, MAX_INVOCATION_TOKENS, read_invocation};
 pub use atomic::AtomicFile;
 pub use backend::{Device, DeviceKind, devices};
 pub use cancel::CancelToken;

@@ -267,6 +267,66 @@ fn adapters_change_the_logits_by_their_scale_and_go_away_again() {
     assert_eq!(base, logits(&[]));
 }
 
+/// [`tiny::adapter`], invoked by `text`.
+fn activated(model: &Model, text: &str) -> Arc<Adapter> {
+    let invocation = model.tokenize(text, true).expect("tokenizes");
+    let numbers: Vec<u32> = invocation.iter().map(|&token| token as u32).collect();
+    let bytes = tiny::adapter().set("adapter.alora.invocation_tokens", numbers).bytes();
+    let adapter = Arc::new(Adapter::from_bytes(model, &bytes).expect("loads"));
+    assert_eq!(adapter.invocation(), Some(&invocation[..]));
+    adapter
+}
+
+#[test]
+fn activated_adapters_act_from_their_last_invocation_on() {
+    let (model, _directory) = tiny::load();
+    let plain = Arc::new(Adapter::from_bytes(&model, &tiny::adapter().bytes()).expect("loads"));
+    let mut session = tiny::session(&model, 2, 256);
+    // The picture is before the invocation.
+    let prompt = Prompt::user("What? What?", vec![picture(64, 5)]).expect("no marks");
+    let prompt = model.encode(&prompt).expect("encodes");
+    let mut logits = |adapters: &[(Arc<Adapter>, f32)]| {
+        session.set_adapters(adapters).expect("sets");
+        session.prefill(0, &prompt).expect("fits");
+        session.decode(&[(0, 65)]).expect("fits");
+        session.logits(0).expect("has logits").to_vec()
+    };
+    let base = logits(&[]);
+    let full = logits(&[(plain.clone(), 1.0)]);
+    // The prompt begins with this token and a role; the answer with the token and another.
+    let late = logits(&[(activated(&model, "<|im_start|>"), 1.0)]);
+    let opening = logits(&[(activated(&model, "<|im_start|>assistant\n"), 1.0)]);
+    assert_eq!(late, opening, "both begin with the same token, and only the last occurrence counts");
+    assert!(difference(&late, &base) > 0.01 && difference(&late, &full) > 0.01);
+    let whole = logits(&[(activated(&model, "<|im_start|>user"), 1.0)]);
+    assert_eq!(whole, full, "invoked by the first token, it acts on all");
+    let undone = logits(&[(plain, 1.0), (activated(&model, "<|im_start|>user"), -1.0)]);
+    assert!(difference(&undone, &base) < ROUNDING, "plain and activated ones add up");
+    assert_eq!(base, logits(&[]));
+    assert_eq!(
+        model.generation_prompt().expect("ChatML"),
+        model.tokenize("<|im_start|>assistant\n", true).expect("tokenizes")
+    );
+}
+
+#[test]
+fn prompts_must_invoke_the_activated_adapters_in_use() {
+    let (model, _directory) = tiny::load();
+    let mut session = tiny::session(&model, 2, 256);
+    let (one, other) = (activated(&model, "abc"), activated(&model, "abd"));
+    let error = session.set_adapters(&[(one.clone(), 1.0), (other, 1.0)]).expect_err("two invocations");
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    session.set_adapters(&[(one.clone(), 0.5), (one, 0.5)]).expect("one invocation");
+    session.prefill(0, &tiny::prompt(&model, "xabc")).expect("invokes");
+    let error = session.prefill(0, &tiny::prompt(&model, "ab")).expect_err("does not invoke");
+    assert_eq!((error.kind(), session.n_tokens(0)), (ErrorKind::InvalidInput, 4));
+    // Answers of a group, each prompt in two parts, are those of the prompt alone.
+    let prompts = [tiny::prompt(&model, "Hello abc"), tiny::prompt(&model, "abc, and abc again")];
+    let together = run(&mut session, &requests(&prompts, 3, 1), 8).expect("runs");
+    let alone = run(&mut session, &requests(&prompts, 3, 1)[..1], 8).expect("runs");
+    assert_eq!(together[0], alone[0]);
+}
+
 #[test]
 fn adapters_and_sessions_of_different_models_do_not_mix() {
     let (model, _directory) = tiny::load();

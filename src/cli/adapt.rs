@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use owlet::{
-    EntropyBand, Estimator, Evaluation, Interval, KlPenalty, LengthEnvelope, LoraConfig, LossOptions, Objective,
-    Precision, Schedule, Score, StepMetrics, Target, TaskType, Trainer, TrainerOptions, VerifiableReward,
-    reward::Composition,
+    EntropyBand, Estimator, Evaluation, Interval, KlPenalty, LengthEnvelope, LoraConfig, LoraMode, LossOptions,
+    Objective, Precision, PrefixCacheOptions, Schedule, Score, StepMetrics, Target, TaskType, Trainer, TrainerOptions,
+    VerifiableReward, reward::Composition,
 };
 use serde::Serialize;
 
@@ -109,6 +109,15 @@ struct StepArgs {
     seed: u64,
 }
 
+/// On which tokens an adapter acts.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Mode {
+    /// On all of them
+    Full,
+    /// From the opening of the answer on: what comes before is the base's (activated LoRA), computed once and kept
+    Activated,
+}
+
 /// The adapter's size.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Adapter")]
@@ -122,12 +131,23 @@ struct LoraArgs {
     /// Layers to adapt: any of q, k, v, o, gate, up, down [default: all]
     #[arg(long, value_delimiter = ',', value_name = "LAYERS")]
     targets: Vec<Target>,
+    /// The tokens that the adapter acts on
+    #[arg(long = "lora-mode", value_enum, default_value_t = Mode::Full)]
+    mode: Mode,
+    /// Folder that keeps keys and values of questions for later epochs and runs; for activated adapters
+    #[arg(long, value_name = "DIR")]
+    prefix_cache: Option<PathBuf>,
 }
 
 impl LoraArgs {
     fn config(&self) -> LoraConfig {
         let targets = if self.targets.is_empty() { Target::ALL.into() } else { self.targets.iter().copied().collect() };
-        LoraConfig { rank: self.rank, alpha: self.alpha, targets }
+        let mode = match self.mode {
+            Mode::Full => LoraMode::Full,
+            // By what the chat template opens answers with.
+            Mode::Activated => LoraMode::Activated { invocation: Vec::new() },
+        };
+        LoraConfig { rank: self.rank, alpha: self.alpha, targets, mode }
     }
 }
 
@@ -254,6 +274,7 @@ impl AdaptArgs {
             lora: self.lora.config(),
             schedule: Schedule { learning_rate: lr, warmup_steps, ..defaults.schedule },
             n_threads: self.model.threads,
+            prefix_cache: PrefixCacheOptions { directory: self.lora.prefix_cache.clone(), ..defaults.prefix_cache },
             ..defaults
         }
     }

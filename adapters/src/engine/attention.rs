@@ -4,12 +4,13 @@
 //! `[head_dim * n_head_kv, T]`. A block gathers its rows, padded, into
 //! queries `[head_dim, n_queries * n_sharing, n_head_kv, n]` and keys `[head_dim, n_keys, n_head_kv, n]`: the heads that share
 //! keys become more queries of the same keys, and the sum over them in the gradients comes for free.
+//! Frozen keys and values are put in front of those of the batch; no gradient is computed for them.
 
 use owlet_runtime::ggml::{Graph, Shape, Tensor};
 
 use super::{
     family::Decoder,
-    layout::{Block, Layout},
+    layout::{Block, KEY_MULTIPLE, Layout},
     tape::Tape,
 };
 
@@ -46,6 +47,8 @@ pub(super) struct Attention<'a> {
     pub decoder: &'a Decoder,
     pub layout: &'a Layout,
     pub blocks: Vec<BlockLeaves>,
+    /// Keys and values of the frozen tokens of this layer, `[head_dim * n_head_kv, n_frozen]`, where there are any.
+    pub frozen: Option<(Tensor, Tensor)>,
 }
 
 impl Block {
@@ -61,6 +64,7 @@ impl Attention<'_> {
         let is_replay = tape.is_replay();
         let mut probabilities = Vec::with_capacity(self.blocks.len());
         let output = (!is_replay).then(|| graph.scratch(&[self.decoder.query_width(), self.layout.n_tokens]));
+        let packed = if is_replay { packed } else { self.with_frozen(graph, packed) };
         for (block, leaves) in self.layout.blocks.iter().zip(&self.blocks) {
             let keeps = self.layout.keeps_probabilities;
             if is_replay && !keeps {
@@ -100,6 +104,7 @@ impl Attention<'_> {
         let own = graph.dot_rows(o, d_o);
         let own = graph.scale(own, -1.0, 0.0);
         let own = graph.reshape(own, &[self.decoder.n_head, n_tokens]);
+        let packed = self.with_frozen(graph, packed);
 
         for ((block, leaves), p) in self.layout.blocks.iter().zip(&self.blocks).zip(&attended.probabilities) {
             let p = p.unwrap_or_else(|| self.probabilities(graph, block, leaves, packed));
@@ -123,6 +128,21 @@ impl Attention<'_> {
             self.add_keys(graph, block, d_o, p, gradients.v);
         }
         gradients
+    }
+
+    /// The same queries, with the frozen keys and values in front of the others: `[head_dim * n_head_kv, n_frozen + T]`.
+    fn with_frozen(&self, graph: &mut Graph, packed: Packed) -> Packed {
+        let Some((k, v)) = self.frozen else { return packed };
+        let Layout { n_frozen, n_tokens, .. } = *self.layout;
+        let mut join = |frozen: Tensor, own: Tensor| {
+            let all = graph.scratch(&[self.decoder.key_width(), n_frozen + n_tokens]);
+            for (part, start, n) in [(frozen, 0, n_frozen), (own, n_frozen, n_tokens)] {
+                let place = graph.slice(all, 1, start, n);
+                graph.copy(part, place);
+            }
+            all
+        };
+        Packed { k: join(k, packed.k), v: join(v, packed.v), ..packed }
     }
 
     /// Softmax of the scores of one block, `[n_keys, n_queries, n_head, n]`.
@@ -178,29 +198,34 @@ impl Attention<'_> {
         }
     }
 
-    /// Rows of `x [head_dim * n_head_kv, T]` as `[head_dim, n_head_kv, n_keys, n]`.
+    /// Rows of `x [head_dim * n_head_kv, n_frozen + T]` as `[head_dim, n_head_kv, n_keys, n]`.
     fn gather_keys(&self, graph: &mut Graph, block: &Block, leaves: &BlockLeaves, x: Tensor) -> Tensor {
         let rows = graph.get_rows(x, leaves.key_rows);
         graph.reshape(rows, &[self.decoder.head_dim, self.decoder.n_head_kv, block.n_keys, block.sequences.len()])
     }
 
-    /// Adds the sum over queries of `queries * weights` to the rows of `sums [head_dim * n_head_kv, T]`, the prefix's from
-    /// every sequence.
+    /// Adds the sum over queries of `queries * weights` to the rows of `sums [head_dim * n_head_kv, T]`, those of the shared
+    /// prompt from every sequence; frozen keys have no rows.
     fn add_keys(&self, graph: &mut Graph, block: &Block, queries: Tensor, weights: Tensor, sums: Tensor) {
+        // Whole groups of frozen keys are left out of the product.
+        let n_skipped = block.n_frozen - block.n_frozen % KEY_MULTIPLE;
+        let n_keys = block.n_keys - n_skipped;
+        let weights = graph.slice(weights, 0, n_skipped, n_keys);
         let queries = graph.transposed(queries);
         let weights = graph.transposed(weights);
         let by_head = graph.mul_mat(queries, weights);
         let by_key = graph.permute(by_head, [0, 2, 1, 3]);
         let by_key = graph.contiguous(by_key);
-        let rows = graph.reshape(by_key, &[self.decoder.key_width(), block.n_keys * block.sequences.len()]);
+        let rows = graph.reshape(by_key, &[self.decoder.key_width(), n_keys * block.sequences.len()]);
+        let n_shared = block.n_prefix - block.n_frozen;
         for (index, sequence) in block.sequences.iter().enumerate() {
-            let start = index * block.n_keys;
-            if block.n_prefix > 0 {
-                let from = graph.slice(rows, 1, start, block.n_prefix);
-                let to = graph.slice(sums, 1, 0, block.n_prefix);
+            let start = index * n_keys + block.n_frozen - n_skipped;
+            if n_shared > 0 {
+                let from = graph.slice(rows, 1, start, n_shared);
+                let to = graph.slice(sums, 1, 0, n_shared);
                 graph.add_into(to, from);
             }
-            let from = graph.slice(rows, 1, start + block.n_prefix, sequence.keys.len());
+            let from = graph.slice(rows, 1, start + n_shared, sequence.keys.len());
             let to = graph.slice(sums, 1, sequence.keys.start, sequence.keys.len());
             if sequence.sees_all { graph.copy(from, to) } else { graph.add_into(to, from) }
         }

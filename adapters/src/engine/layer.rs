@@ -42,6 +42,13 @@ pub(super) struct Activations {
     activated_gate: Tensor,
 }
 
+impl Activations {
+    /// Keys, rotated, and values, `[head_dim * n_head_kv, T]`.
+    pub(super) fn keys_and_values(&self) -> (Tensor, Tensor) {
+        (self.packed.k, self.packed.v)
+    }
+}
+
 impl LayerGraph<'_> {
     /// All but the last product of the layer, for the input `x`.
     pub(super) fn activations(&self, graph: &mut Graph, x: Tensor, tape: &mut Tape) -> Activations {
@@ -51,18 +58,14 @@ impl LayerGraph<'_> {
         let raw_k = tape.keep(graph, |graph| self.linear(graph, Target::K, attention_input));
         let v = tape.keep(graph, |graph| self.linear(graph, Target::V, attention_input));
         let scale = self.query_scale();
-        let gains = self.layer.head_norms.as_ref();
         let q = tape.keep(graph, |graph| {
             let heads = self.by_head(graph, raw_q, decoder.n_head);
-            let heads = gains.map_or(heads, |(gain, _)| norm::forward(graph, heads, gain, decoder.eps));
+            let gain = self.layer.head_norms.as_ref().map(|(gain, _)| gain);
+            let heads = gain.map_or(heads, |gain| norm::forward(graph, heads, gain, decoder.eps));
             let rotated = graph.rope(heads, self.positions, &decoder.rope);
             graph.scale(rotated, scale, 0.0)
         });
-        let k = tape.keep(graph, |graph| {
-            let heads = self.by_head(graph, raw_k, decoder.n_head_kv);
-            let heads = gains.map_or(heads, |(_, gain)| norm::forward(graph, heads, gain, decoder.eps));
-            graph.rope(heads, self.positions, &decoder.rope)
-        });
+        let k = tape.keep(graph, |graph| self.rotated_keys(graph, raw_k));
         let packed = Packed { q: self.flat(graph, q), k: self.flat(graph, k), v };
         let attended = self.attention.forward(graph, packed, tape);
         let residual = tape.keep(graph, |graph| {
@@ -86,6 +89,24 @@ impl LayerGraph<'_> {
             up,
             activated_gate,
         }
+    }
+
+    /// Keys, rotated, and values of the layer for the input `x`, `[head_dim * n_head_kv, T]`; the rest of the layer is
+    /// left out.
+    pub(super) fn keys_and_values(&self, graph: &mut Graph, x: Tensor) -> (Tensor, Tensor) {
+        let input = norm::forward(graph, x, &self.layer.attention_norm, self.attention.decoder.eps);
+        let raw_k = self.linear(graph, Target::K, input);
+        let k = self.rotated_keys(graph, raw_k);
+        (self.flat(graph, k), self.linear(graph, Target::V, input))
+    }
+
+    /// Norm, where the family has one, and rotation of keys as the linear layer gives them; by head.
+    fn rotated_keys(&self, graph: &mut Graph, raw: Tensor) -> Tensor {
+        let decoder = self.attention.decoder;
+        let heads = self.by_head(graph, raw, decoder.n_head_kv);
+        let gain = self.layer.head_norms.as_ref().map(|(_, gain)| gain);
+        let heads = gain.map_or(heads, |gain| norm::forward(graph, heads, gain, decoder.eps));
+        graph.rope(heads, self.positions, &decoder.rope)
     }
 
     /// The output of the layer.

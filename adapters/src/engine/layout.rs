@@ -4,6 +4,9 @@
 //! that take the same stretch of several completions side by side, padded to the longest. Keys of a completion are the
 //! prompt's, which all share, and its own.
 //!
+//! Keys and values of the first tokens of the prompt may be given instead of computed: such frozen tokens have no place in
+//! the batch. Keys are numbered with the frozen ones first, then the batch.
+//!
 //! The last token of a completion predicts nothing, so it is left out: a completion of C tokens takes C - 1 places, and
 //! its first token is predicted by the last token of the prompt.
 
@@ -12,11 +15,14 @@ use std::ops::Range;
 use super::family::Decoder;
 
 /// Rows of packed matrix operands come in multiples of this where padding is free.
-const KEY_MULTIPLE: usize = 16;
+pub(super) const KEY_MULTIPLE: usize = 16;
 const QUERY_MULTIPLE: usize = 4;
 
 /// Where the tokens of a group lie, and the blocks in which they attend.
 pub(super) struct Layout {
+    /// Tokens of the prompt before the batch.
+    pub n_frozen: usize,
+    /// Tokens of the prompt in the batch.
     pub n_prompt: usize,
     /// Length T of the packed batch.
     pub n_tokens: usize,
@@ -30,7 +36,9 @@ pub(super) struct Layout {
 /// Queries that attend together: `n` sequences, `n_queries` each, over `n_keys` keys each, both padded.
 pub(super) struct Block {
     pub sequences: Vec<Sequence>,
-    /// Leading keys that are the prompt's, seen by all queries.
+    /// Leading keys that are frozen.
+    pub n_frozen: usize,
+    /// Leading keys that are the prompt's, seen by all queries: the frozen ones and, for completions, those in the batch.
     pub n_prefix: usize,
     /// Place inside its sequence of the first query.
     pub first_query: usize,
@@ -50,22 +58,29 @@ pub(super) struct Sequence {
 }
 
 impl Layout {
-    /// Lays out a prompt of `n_prompt` tokens and completions of `lengths` tokens, all at least 1. A block has at most
-    /// `max_scores` attention scores where that is possible.
-    pub(super) fn new(decoder: &Decoder, n_prompt: usize, lengths: &[usize], max_scores: usize) -> Self {
+    /// Lays out a prompt of `n_prompt` tokens behind `n_frozen` others and completions of `lengths` tokens, all but the
+    /// frozen ones at least 1. A block has at most `max_scores` attention scores where that is possible.
+    pub(super) fn new(
+        decoder: &Decoder,
+        n_frozen: usize,
+        n_prompt: usize,
+        lengths: &[usize],
+        max_scores: usize,
+    ) -> Self {
         let mut starts = Vec::with_capacity(lengths.len());
         let mut n_tokens = n_prompt;
         for length in lengths {
             starts.push(n_tokens);
             n_tokens += length - 1;
         }
-        let mut blocks = Vec::new();
-        add_blocks(&mut blocks, std::slice::from_ref(&(0..n_prompt)), 0, decoder.n_head, max_scores);
+        let mut cutter = Cutter { blocks: Vec::new(), n_frozen, n_head: decoder.n_head, max_scores };
+        cutter.add(std::slice::from_ref(&(0..n_prompt)), n_frozen);
         let completions: Vec<_> =
             starts.iter().zip(lengths).map(|(&start, length)| start..start + length - 1).collect();
-        add_blocks(&mut blocks, &completions, n_prompt, decoder.n_head, max_scores);
+        cutter.add(&completions, n_frozen + n_prompt);
+        let blocks = cutter.blocks;
         let n_scores: usize = blocks.iter().map(|block| block.n_scores(decoder.n_head)).sum();
-        Self { n_prompt, n_tokens, blocks, keeps_probabilities: n_scores <= 2 * max_scores }
+        Self { n_frozen, n_prompt, n_tokens, blocks, keeps_probabilities: n_scores <= 2 * max_scores }
     }
 
     /// Rows of the last hidden states that predict tokens: the last one of the prompt, and all of the completions.
@@ -89,11 +104,11 @@ impl Block {
         self.sequences.iter().flat_map(rows).collect()
     }
 
-    /// Places of the keys in the packed batch, `[n_keys]` for each sequence: prefix, own, padding.
+    /// Numbers of the keys, `[n_keys]` for each sequence: prefix, own, padding.
     pub(super) fn key_rows(&self) -> Vec<i32> {
         let rows = |sequence: &Sequence| {
             let Range { start, end } = sequence.keys;
-            let own = (start..start + self.n_keys - self.n_prefix).map(move |row| row.min(end - 1));
+            let own = (start..start + self.n_keys - self.n_prefix).map(move |row| self.n_frozen + row.min(end - 1));
             (0..self.n_prefix).chain(own).map(|row| row as i32)
         };
         self.sequences.iter().flat_map(rows).collect()
@@ -120,35 +135,47 @@ impl Block {
     }
 }
 
-/// Cuts `sequences` into blocks: side by side while they fit, along the queries where one alone does not.
-fn add_blocks(blocks: &mut Vec<Block>, sequences: &[Range<usize>], n_prefix: usize, n_head: usize, max_scores: usize) {
-    let longest = sequences.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-    if longest == 0 {
-        return;
-    }
-    let n_keys = (n_prefix + longest).next_multiple_of(KEY_MULTIPLE);
-    let n_rows = (max_scores / (n_keys * n_head)).max(KEY_MULTIPLE);
-    let n_queries = n_rows.min(longest);
-    let n_sequences = (n_rows / longest).max(1);
-    for group in sequences.chunks(n_sequences) {
-        let longest = group.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        for first_query in (0..longest).step_by(n_queries).rev() {
-            let end = (first_query + n_queries).min(longest);
-            let part = |sequence: &Range<usize>| {
-                let length = sequence.len().min(end);
-                let queries = sequence.start + first_query.min(length)..sequence.start + length;
-                let sees_all = length == sequence.len();
-                Sequence { queries, keys: sequence.start..sequence.start + length, sees_all }
-            };
-            // A sequence that has ended before these queries takes no part; its own last part saw all its keys.
-            let sequences: Vec<_> = group.iter().map(part).filter(|part| !part.queries.is_empty()).collect();
-            blocks.push(Block {
-                sequences,
-                n_prefix,
-                first_query,
-                n_queries: (end - first_query).next_multiple_of(QUERY_MULTIPLE),
-                n_keys: (n_prefix + end).next_multiple_of(KEY_MULTIPLE),
-            });
+/// Cuts sequences into blocks.
+struct Cutter {
+    blocks: Vec<Block>,
+    n_frozen: usize,
+    n_head: usize,
+    max_scores: usize,
+}
+
+impl Cutter {
+    /// Adds `sequences`, which share `n_prefix` keys: side by side while they fit, along the queries where one alone does
+    /// not.
+    fn add(&mut self, sequences: &[Range<usize>], n_prefix: usize) {
+        let longest = sequences.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        if longest == 0 {
+            return;
+        }
+        let n_keys = (n_prefix + longest).next_multiple_of(KEY_MULTIPLE);
+        let n_rows = (self.max_scores / (n_keys * self.n_head)).max(KEY_MULTIPLE);
+        let n_queries = n_rows.min(longest);
+        let n_sequences = (n_rows / longest).max(1);
+        for group in sequences.chunks(n_sequences) {
+            let longest = group.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+            for first_query in (0..longest).step_by(n_queries).rev() {
+                let end = (first_query + n_queries).min(longest);
+                let part = |sequence: &Range<usize>| {
+                    let length = sequence.len().min(end);
+                    let queries = sequence.start + first_query.min(length)..sequence.start + length;
+                    let sees_all = length == sequence.len();
+                    Sequence { queries, keys: sequence.start..sequence.start + length, sees_all }
+                };
+                // A sequence that has ended before these queries takes no part; its own last part saw all its keys.
+                let sequences: Vec<_> = group.iter().map(part).filter(|part| !part.queries.is_empty()).collect();
+                self.blocks.push(Block {
+                    sequences,
+                    n_frozen: self.n_frozen,
+                    n_prefix,
+                    first_query,
+                    n_queries: (end - first_query).next_multiple_of(QUERY_MULTIPLE),
+                    n_keys: (n_prefix + end).next_multiple_of(KEY_MULTIPLE),
+                });
+            }
         }
     }
 }
@@ -179,22 +206,25 @@ mod tests {
         let decoder = super::super::family::tests::decoder();
         for lengths in [&[1, 1][..], &[5], &[3, 40, 1, 17, 40], &[2; 9]] {
             for max_scores in [1, 3000, 9000, usize::MAX / 2] {
-                let n_prompt = 37;
-                let layout = Layout::new(&decoder, n_prompt, lengths, max_scores);
-                assert_eq!(layout.n_tokens, n_prompt + lengths.iter().map(|n| n - 1).sum::<usize>());
-                let visible = visible(&layout);
-                let mut start = n_prompt;
-                for (row, visible) in visible.iter().take(n_prompt).enumerate() {
-                    assert_eq!(visible, &(0..=row).collect::<Vec<_>>());
-                }
-                for length in lengths {
-                    for (row, visible) in visible.iter().enumerate().skip(start).take(length - 1) {
-                        let expected: Vec<_> = (0..n_prompt).chain(start..=row).collect();
-                        assert_eq!(visible, &expected, "{lengths:?}, {max_scores}, row {row}");
+                for n_frozen in [0, 1, 32] {
+                    // The same keys are seen wherever the batch begins.
+                    let n_prompt = 37 - n_frozen;
+                    let layout = Layout::new(&decoder, n_frozen, n_prompt, lengths, max_scores);
+                    assert_eq!(layout.n_tokens, n_prompt + lengths.iter().map(|n| n - 1).sum::<usize>());
+                    let visible = visible(&layout);
+                    let mut start = n_prompt;
+                    for (row, visible) in visible.iter().take(n_prompt).enumerate() {
+                        assert_eq!(visible, &(0..=n_frozen + row).collect::<Vec<_>>());
                     }
-                    start += length - 1;
+                    for length in lengths {
+                        for (row, visible) in visible.iter().enumerate().skip(start).take(length - 1) {
+                            let expected: Vec<_> = (0..37).chain(n_frozen + start..=n_frozen + row).collect();
+                            assert_eq!(visible, &expected, "{lengths:?}, {max_scores}, row {row}");
+                        }
+                        start += length - 1;
+                    }
+                    check_order(&layout);
                 }
-                check_order(&layout);
             }
         }
     }
@@ -203,7 +233,7 @@ mod tests {
     fn check_order(layout: &Layout) {
         let mut touched = vec![false; layout.n_tokens];
         for block in &layout.blocks {
-            assert!(touched[..block.n_prefix].iter().all(|&touched| touched));
+            assert!(touched[..block.n_prefix - block.n_frozen].iter().all(|&touched| touched));
             for sequence in &block.sequences {
                 for key in sequence.keys.clone() {
                     assert_eq!(touched[key], !sequence.sees_all, "key {key}");

@@ -9,6 +9,10 @@
 //! 5. `head` and `layer` go back the same way: a layer is computed again from its input (or read from its `tape`), and
 //!    gradients reach the adapter through the frozen weights as `Wᵀ dy`.
 //!
+//! For an activated adapter ([`crate::lora::LoraMode::Activated`]) the batch begins with the invocation: keys and values of
+//! what comes before are the base's (`prefix`), computed once, kept, and without a backward pass. The gradient is exact for
+//! that model.
+//!
 //! Every formula is made of forward operations, so whatever ggml backend runs the model can train it.
 //! The loss of a group equals the sum over separate sequences; sharing the prompt is exact.
 //!
@@ -23,6 +27,8 @@ mod layout;
 mod linear;
 mod norm;
 mod pass;
+mod prefix;
+mod prefix_file;
 mod softmax;
 mod tape;
 mod weights;
@@ -32,14 +38,16 @@ use std::{fmt, path::Path, sync::Arc};
 
 use owlet_runtime::{EncodedPrompt, Error, ErrorKind, Result, TokenId, ggml::Backend, gguf::GgufFile};
 
+pub use self::prefix::{PrefixCacheOptions, PrefixCacheStats};
 use self::{
     family::Decoder,
     layout::Layout,
     pass::Pass,
+    prefix::{Prefix, PrefixCache, PrefixKey},
     weights::Weights,
     workspace::{Arenas, Keep, Workspace},
 };
-use crate::lora::{LoraGrads, LoraWeights, Target};
+use crate::lora::{LoraGrads, LoraMode, LoraWeights, Target};
 
 /// What the engine may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +68,8 @@ pub struct EngineOptions {
     pub attention_bytes: usize,
     /// Logits that exist at a time, in bytes. Default 32 MiB. A vocabulary that does not fit is computed in chunks, twice.
     pub logit_bytes: usize,
+    /// Keys and values of what comes before the invocation of activated adapters.
+    pub prefix_cache: PrefixCacheOptions,
 }
 
 impl Default for EngineOptions {
@@ -71,6 +81,7 @@ impl Default for EngineOptions {
             activation_bytes: 512 << 20,
             attention_bytes: 64 << 20,
             logit_bytes: 32 << 20,
+            prefix_cache: PrefixCacheOptions::default(),
         }
     }
 }
@@ -100,6 +111,9 @@ pub struct Engine {
     weights: Weights,
     options: EngineOptions,
     arenas: Arenas,
+    prefixes: PrefixCache,
+    /// What tells prefixes of this engine from those of others.
+    prefix_context: String,
     /// Whether `weight_cache_bytes` has been spent; the first gradient does it.
     is_cached: bool,
 }
@@ -123,7 +137,10 @@ impl Engine {
         let decoder = Decoder::read(file)?;
         let mut backend = Backend::cpu(options.n_threads)?;
         let weights = Weights::map(&mut backend, file, &decoder, options.transpose_bytes)?;
-        Ok(Self { backend, decoder, weights, options, arenas: Arenas::default(), is_cached: false })
+        let prefixes = PrefixCache::new(options.prefix_cache.clone());
+        let prefix_context = prefix_context(file, &options);
+        let arenas = Arenas::default();
+        Ok(Self { backend, decoder, weights, options, arenas, prefixes, prefix_context, is_cached: false })
     }
 
     /// The tensors that an adapter may act on: name, width of the input, width of the output; from the first layer up.
@@ -141,17 +158,40 @@ impl Engine {
     /// base alone.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidInput`] for an empty prompt, completion or group, a token outside the vocabulary or a
-    /// temperature that is not finite and positive; [`ErrorKind::Mismatch`] for an adapter or an image embedding of another
-    /// model; [`ErrorKind::Limit`] when memory is out.
+    /// [`ErrorKind::InvalidInput`] for an empty prompt, completion or group, a token outside the vocabulary, a temperature
+    /// that is not finite and positive or a prompt that lacks the invocation of an activated adapter;
+    /// [`ErrorKind::Mismatch`] for an adapter or an image embedding of another model; [`ErrorKind::Limit`] when memory is
+    /// out.
     pub fn score(
         &mut self,
         lora: Option<&LoraWeights>,
         group: &GroupInput,
         temperature: f32,
     ) -> Result<Vec<TokenScores>> {
-        let layout = self.layout(group, temperature)?;
-        let mut pass = Pass::new(self, lora, group, &layout, Keep::Nothing)?;
+        let mode = lora.map_or(&LoraMode::Full, |lora| &lora.config.mode);
+        self.score_in(lora, mode, group, temperature)
+    }
+
+    /// As [`Engine::score`] for the base alone, with the keys and values that adapters in `mode` leave to the base taken
+    /// from where those adapters have them.
+    ///
+    /// # Errors
+    /// As [`Engine::score`].
+    pub fn score_base(&mut self, mode: &LoraMode, group: &GroupInput, temperature: f32) -> Result<Vec<TokenScores>> {
+        self.score_in(None, mode, group, temperature)
+    }
+
+    fn score_in(
+        &mut self,
+        lora: Option<&LoraWeights>,
+        mode: &LoraMode,
+        group: &GroupInput,
+        temperature: f32,
+    ) -> Result<Vec<TokenScores>> {
+        check_group(group, temperature)?;
+        let frozen = self.frozen(mode, group)?;
+        let layout = self.layout(group, n_tokens(&frozen));
+        let mut pass = Pass::new(self, lora, group, &layout, frozen.as_deref(), Keep::Nothing)?;
         pass.forward()?;
         let hidden = pass.last_hidden();
         pass.head(group, temperature)?.scores(pass.backend, &hidden)
@@ -174,14 +214,16 @@ impl Engine {
         gradients: &mut LoraGrads,
     ) -> Result<Vec<TokenScores>> {
         check_gradients(lora, gradients)?;
+        check_group(group, temperature)?;
         if !self.is_cached {
             self.weights.cache_transposed(&mut self.backend, self.options.weight_cache_bytes)?;
             self.is_cached = true;
         }
-        let layout = self.layout(group, temperature)?;
+        let frozen = self.frozen(&lora.config.mode, group)?;
+        let layout = self.layout(group, n_tokens(&frozen));
         let keeps_products = Workspace::product_bytes(&self.decoder, &layout) <= self.options.activation_bytes;
         let keep = if keeps_products { Keep::Products } else { Keep::Inputs };
-        let mut pass = Pass::new(self, Some(lora), group, &layout, keep)?;
+        let mut pass = Pass::new(self, Some(lora), group, &layout, frozen.as_deref(), keep)?;
         pass.forward()?;
 
         let mut head = pass.head(group, temperature)?;
@@ -198,27 +240,42 @@ impl Engine {
         Ok(scores)
     }
 
-    /// Bytes of memory that the engine holds beside the mapped weights: transposed copies, workspace and scratch.
+    /// Bytes of memory that the engine holds beside the mapped weights: transposed copies, workspace, scratch and prefixes.
     pub fn memory_bytes(&self) -> usize {
         let Arenas { group, adapter, head } = &self.arenas;
         let arenas = group.n_bytes() + adapter.n_bytes() + head.n_bytes();
-        arenas + self.weights.cached_bytes() + self.backend.scratch_bytes()
+        arenas + self.weights.cached_bytes() + self.backend.scratch_bytes() + self.prefixes.n_bytes()
     }
 
-    fn layout(&self, group: &GroupInput, temperature: f32) -> Result<Layout> {
-        let invalid = |what: &str| Error::new(ErrorKind::InvalidInput, what);
-        if !(temperature.is_finite() && temperature > 0.0) {
-            return Err(invalid("temperature").got(temperature).needed("a finite number above 0"));
+    /// How often what comes before an invocation was at hand.
+    pub fn prefix_stats(&self) -> PrefixCacheStats {
+        self.prefixes.stats()
+    }
+
+    /// Keys and values of what comes before the invocation of adapters in `mode`; `None` where nothing does.
+    fn frozen(&mut self, mode: &LoraMode, group: &GroupInput) -> Result<Option<Arc<Prefix>>> {
+        let Some(invocation) = mode.invocation() else { return Ok(None) };
+        let n_tokens = group.prompt.activation(invocation)?;
+        if n_tokens == 0 {
+            return Ok(None);
         }
+        let (prompt, _) = group.prompt.split_at(n_tokens);
+        let key = PrefixKey::of(&self.prefix_context, &prompt);
+        if let Some(prefix) = self.prefixes.get(key, &self.decoder, n_tokens) {
+            return Ok(Some(prefix));
+        }
+        let group = GroupInput { prompt: &prompt, completions: &[] };
+        let layout = self.layout(&group, 0);
+        let prefix = Pass::new(self, None, &group, &layout, None, Keep::KeysAndValues)?.keys_and_values()?;
+        let prefix = Arc::new(prefix);
+        self.prefixes.insert(key, &prefix);
+        Ok(Some(prefix))
+    }
+
+    fn layout(&self, group: &GroupInput, n_frozen: usize) -> Layout {
         let lengths: Vec<_> = group.completions.iter().map(|tokens| tokens.len()).collect();
-        let n_prompt = group.prompt.n_tokens();
-        if n_prompt == 0 || lengths.is_empty() || lengths.contains(&0) {
-            return Err(invalid("empty group")
-                .got(format!("a prompt of {n_prompt} tokens, completions of {lengths:?}"))
-                .needed("at least one token each"));
-        }
         let max_scores = self.options.attention_bytes / size_of::<f32>();
-        Ok(Layout::new(&self.decoder, n_prompt, &lengths, max_scores))
+        Layout::new(&self.decoder, n_frozen, group.prompt.n_tokens() - n_frozen, &lengths, max_scores)
     }
 }
 
@@ -226,6 +283,33 @@ impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine").field("decoder", &self.decoder).field("options", &self.options).finish_non_exhaustive()
     }
+}
+
+fn n_tokens(prefix: &Option<Arc<Prefix>>) -> usize {
+    prefix.as_ref().map_or(0, |prefix| prefix.n_tokens)
+}
+
+/// The same prompt has other last bits under other numbers of threads and other cuts of attention, and under kernels of
+/// another version or processor.
+fn prefix_context(file: &GgufFile, options: &EngineOptions) -> String {
+    let EngineOptions { n_threads, attention_bytes, .. } = options;
+    let (version, processor) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    format!("{version} {processor} {} {n_threads} {attention_bytes}", file.identity_hash())
+}
+
+fn check_group(group: &GroupInput, temperature: f32) -> Result<()> {
+    let invalid = |what: &str| Error::new(ErrorKind::InvalidInput, what);
+    if !(temperature.is_finite() && temperature > 0.0) {
+        return Err(invalid("temperature").got(temperature).needed("a finite number above 0"));
+    }
+    let lengths: Vec<_> = group.completions.iter().map(|tokens| tokens.len()).collect();
+    let n_prompt = group.prompt.n_tokens();
+    if n_prompt == 0 || lengths.is_empty() || lengths.contains(&0) {
+        return Err(invalid("empty group")
+            .got(format!("a prompt of {n_prompt} tokens, completions of {lengths:?}"))
+            .needed("at least one token each"));
+    }
+    Ok(())
 }
 
 fn check_gradients(lora: &LoraWeights, gradients: &LoraGrads) -> Result<()> {

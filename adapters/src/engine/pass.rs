@@ -13,6 +13,7 @@ use super::{
     layer::LayerGraph,
     layout::Layout,
     linear::CHUNK_CAPACITY,
+    prefix::Prefix,
     tape::Tape,
     weights::{Layer, Weights},
     workspace::{Keep, Workspace},
@@ -37,35 +38,62 @@ pub(super) struct Pass<'a> {
     workspace: Workspace,
     staging: Staging,
     lora: Option<&'a LoraWeights>,
+    /// Keys and values of the frozen tokens of the layout.
+    frozen: Option<&'a Prefix>,
 }
 
 impl<'a> Pass<'a> {
+    /// `frozen` must be of as many tokens as the layout leaves out.
     pub(super) fn new(
         engine: &'a mut Engine,
         lora: Option<&'a LoraWeights>,
         group: &GroupInput,
         layout: &'a Layout,
+        frozen: Option<&'a Prefix>,
         keep: Keep,
     ) -> Result<Self> {
+        debug_assert_eq!(layout.n_frozen, frozen.map_or(0, |prefix| prefix.n_tokens));
         let Engine { backend, decoder, weights, options, arenas, .. } = engine;
         let staging = Staging::new(backend, &mut arenas.adapter, weights, lora)?;
         let workspace = Workspace::new(backend, &mut arenas.group, decoder, layout, group, keep)?;
         let max_logits = options.logit_bytes / size_of::<f32>();
         let head_arena = &mut arenas.head;
-        Ok(Self { backend, decoder, weights, layout, head_arena, max_logits, workspace, staging, lora })
+        Ok(Self { backend, decoder, weights, layout, head_arena, max_logits, workspace, staging, lora, frozen })
     }
 
     /// Runs all layers; the last hidden states are then in the workspace.
     pub(super) fn forward(&mut self) -> Result<()> {
-        let mut graph = self.backend.graph(self.graph_capacity());
-        self.workspace.embed(&mut graph, &self.weights.embedding);
-        self.backend.run(graph)?;
+        self.embed()?;
         for layer in 0..self.decoder.n_layers {
             self.upload(layer);
             let graph = self.forward_graph(layer);
             self.backend.run(graph)?;
         }
         Ok(())
+    }
+
+    /// Runs all layers of a pass that keeps keys and values, and gives those of every layer.
+    pub(super) fn keys_and_values(&mut self) -> Result<Prefix> {
+        self.embed()?;
+        let n_tokens = self.layout.n_tokens;
+        let mut values = vec![0.0; Prefix::n_values(self.decoder, n_tokens)];
+        let parts = values.chunks_exact_mut(2 * self.decoder.key_width() * n_tokens);
+        for (layer, part) in parts.enumerate() {
+            let graph = self.keys_and_values_graph(layer);
+            self.backend.run(graph)?;
+            if let Some((stored_k, stored_v)) = self.workspace.prefix() {
+                let (k, v) = part.split_at_mut(stored_k.n_elements());
+                self.backend.read(stored_k, 0, k);
+                self.backend.read(stored_v, 0, v);
+            }
+        }
+        Ok(Prefix::new(self.decoder, n_tokens, values))
+    }
+
+    fn embed(&mut self) -> Result<()> {
+        let mut graph = self.backend.graph(self.graph_capacity());
+        self.workspace.embed(&mut graph, &self.weights.embedding);
+        self.backend.run(graph)
     }
 
     /// Runs all layers backwards, from the gradient of the last hidden states in the workspace down to the lowest layer that
@@ -106,6 +134,29 @@ impl<'a> Pass<'a> {
         graph
     }
 
+    /// Of the last layer, nothing but keys and values is computed.
+    fn keys_and_values_graph(&self, layer: usize) -> Graph {
+        let mut graph = self.backend.graph(self.graph_capacity());
+        self.with_layer(&mut graph, layer, |graph, layer_graph, x| {
+            let (k, v) = if layer + 1 == self.decoder.n_layers {
+                layer_graph.keys_and_values(graph, x)
+            } else {
+                let activations = layer_graph.activations(graph, x, &mut Tape::Compute);
+                let output = layer_graph.output(graph, &activations);
+                graph.place(output, self.workspace.hidden(layer + 1));
+                self.workspace.add_image_features(layer, graph, output);
+                activations.keys_and_values()
+            };
+            if let Some((stored_k, stored_v)) = self.workspace.prefix() {
+                for (result, stored) in [(k, stored_k), (v, stored_v)] {
+                    let place = graph.leaf(stored);
+                    graph.copy(result, place);
+                }
+            }
+        });
+        graph
+    }
+
     fn backward_graph(&self, layer: usize, needs_dx: bool) -> Graph {
         let mut graph = self.backend.graph(self.graph_capacity());
         let mut tape = match self.workspace.tape(layer) {
@@ -135,6 +186,11 @@ impl<'a> Pass<'a> {
     }
 
     fn upload(&mut self, layer: usize) {
+        if let (Some(frozen), Some((stored_k, stored_v))) = (self.frozen, self.workspace.prefix()) {
+            let (k, v) = frozen.layer(layer);
+            self.backend.write(stored_k, k);
+            self.backend.write(stored_v, v);
+        }
         if let Some(lora) = self.lora {
             self.staging.upload(self.backend, lora, layer);
         }
@@ -163,10 +219,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        engine::EngineOptions,
-        lora::{LoraConfig, Target},
-    };
+    use crate::{engine::EngineOptions, lora::LoraConfig};
 
     /// A qwen2 model of one layer whose weights are all zero.
     fn model() -> Arc<GgufFile> {
@@ -218,12 +271,13 @@ mod tests {
         let frugal =
             EngineOptions { n_threads: 1, weight_cache_bytes: 0, activation_bytes: 0, ..EngineOptions::default() };
         let mut engine = Engine::from_file(&model(), frugal).expect("a valid model");
-        let config = LoraConfig { rank: 2, alpha: 2.0, targets: Target::ALL.into() };
+        let config = LoraConfig { rank: 2, alpha: 2.0, ..LoraConfig::default() };
         let lora = LoraWeights::init(&config, &engine.lora_targets(), 0).expect("targets");
         let prompt = EncodedPrompt::from_tokens(vec![1, 2, 3]);
         let group = GroupInput { prompt: &prompt, completions: &[&[4, 5], &[6, 7, 8]] };
-        let layout = engine.layout(&group, 1.0).expect("valid");
-        let pass = Pass::new(&mut engine, Some(&lora), &group, &layout, Keep::Inputs).expect("memory");
+        let layout = engine.layout(&group, 1);
+        let frozen = Prefix::new(&engine.decoder, 1, vec![0.0; Prefix::n_values(&engine.decoder, 1)]);
+        let pass = Pass::new(&mut engine, Some(&lora), &group, &layout, Some(&frozen), Keep::Inputs).expect("memory");
         for graph in [pass.forward_graph(0), pass.backward_graph(0, true)] {
             let used: BTreeSet<_> = graph.operations().into_iter().collect();
             let unknown: Vec<_> = used

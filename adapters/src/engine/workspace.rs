@@ -27,6 +27,8 @@ pub(super) struct Arenas {
 pub(super) enum Keep {
     /// Nothing: the call only scores.
     Nothing,
+    /// Keys and values of the layer at hand, for groups that begin with this prompt.
+    KeysAndValues,
     /// The input of every layer; the backward pass computes the layer again.
     Inputs,
     /// Inputs and the results of matrix products.
@@ -45,6 +47,9 @@ pub(super) struct Workspace {
     /// Gradients of hidden states; two that take turns.
     gradients: Vec<Stored>,
     tapes: Vec<Vec<Stored>>,
+    /// Keys and values of the layer at hand, `[head_dim * n_head_kv, n]`: those of the frozen tokens that are given, or
+    /// those of the whole batch that are kept.
+    prefix: Option<(Stored, Stored)>,
 }
 
 struct BlockInputs {
@@ -99,10 +104,12 @@ impl Workspace {
         keep: Keep,
     ) -> Result<Self> {
         let positions = positions(decoder, layout, group);
-        let n_hidden = if keep == Keep::Nothing { 2 } else { decoder.n_layers + 1 };
-        let n_gradients = if keep == Keep::Nothing { 0 } else { 2 };
+        let is_forward = matches!(keep, Keep::Nothing | Keep::KeysAndValues);
+        let n_hidden = if is_forward { 2 } else { decoder.n_layers + 1 };
+        let n_gradients = if is_forward { 0 } else { 2 };
         let n_tapes = if keep == Keep::Products { decoder.n_layers } else { 0 };
         let slots = tape::slots(decoder, layout);
+        let n_prefix = if keep == Keep::KeysAndValues { layout.n_tokens } else { layout.n_frozen };
 
         let mut request = Request::default();
         request.i32(layout.n_tokens);
@@ -117,7 +124,10 @@ impl Workspace {
             request.f32(&[block.n_keys, block.n_queries]);
             request.f32(&[1, block.n_queries * n]);
         }
-        let images = images(decoder, group.prompt)?;
+        if n_prefix > 0 {
+            (0..2).for_each(|_| request.f32(&[decoder.key_width(), n_prefix]));
+        }
+        let images = images(decoder, group.prompt, layout)?;
         for (_, image) in &images {
             (0..=decoder.n_deepstack).for_each(|_| request.f32(&[decoder.n_embd, image.n_tokens]));
         }
@@ -145,6 +155,7 @@ impl Workspace {
                     BlockInputs { query_rows, key_rows, mask, existing }
                 })
                 .collect(),
+            prefix: (n_prefix > 0).then(|| (take(), take())),
             images: images
                 .iter()
                 .map(|&(start, image)| {
@@ -160,7 +171,7 @@ impl Workspace {
                 })
                 .collect(),
         };
-        backend.write_i32(&workspace.token_ids, &token_ids(decoder, group)?);
+        backend.write_i32(&workspace.token_ids, &token_ids(decoder, layout, group)?);
         backend.write_i32(&workspace.positions, &positions);
         let negated: Vec<i32> = positions.iter().map(|position| -position).collect();
         backend.write_i32(&workspace.negated_positions, &negated);
@@ -193,15 +204,23 @@ impl Workspace {
         (graph.leaf(&self.positions), graph.leaf(&self.negated_positions))
     }
 
+    /// Keys and values of the layer at hand.
+    pub(super) fn prefix(&self) -> Option<&(Stored, Stored)> {
+        self.prefix.as_ref()
+    }
+
     /// The attention of the group.
     pub(super) fn attention<'a>(&self, graph: &mut Graph, decoder: &'a Decoder, layout: &'a Layout) -> Attention<'a> {
-        let leaves = |block: &BlockInputs| BlockLeaves {
+        let mut leaves = |block: &BlockInputs| BlockLeaves {
             query_rows: graph.leaf(&block.query_rows),
             key_rows: graph.leaf(&block.key_rows),
             mask: graph.leaf(&block.mask),
             existing: block.existing.as_ref().map(|existing| graph.leaf(existing)),
         };
-        Attention { decoder, layout, blocks: self.blocks.iter().map(leaves).collect() }
+        let blocks = self.blocks.iter().map(&mut leaves).collect();
+        let given = self.prefix.as_ref().filter(|_| layout.n_frozen > 0);
+        let frozen = given.map(|(keys, values)| (graph.leaf(keys), graph.leaf(values)));
+        Attention { decoder, layout, blocks, frozen }
     }
 
     /// Embeddings of all tokens, with the pictures in their places, computed into the input of the first layer.
@@ -227,8 +246,8 @@ impl Workspace {
     }
 }
 
-/// Ids of all tokens; pictures have 0, which is overwritten.
-fn token_ids(decoder: &Decoder, group: &GroupInput) -> Result<Vec<i32>> {
+/// Ids of the tokens of the batch; pictures have 0, which is overwritten.
+fn token_ids(decoder: &Decoder, layout: &Layout, group: &GroupInput) -> Result<Vec<i32>> {
     let mut ids: Vec<TokenId> = Vec::new();
     for segment in &group.prompt.segments {
         match segment {
@@ -239,16 +258,16 @@ fn token_ids(decoder: &Decoder, group: &GroupInput) -> Result<Vec<i32>> {
     ids.extend(group.completions.iter().flat_map(|tokens| &tokens[..tokens.len() - 1]));
     let last = group.completions.iter().filter_map(|tokens| tokens.last());
     match ids.iter().chain(last).find(|&&id| usize::try_from(id).map_or(true, |id| id >= decoder.n_vocab)) {
-        None => Ok(ids),
+        None => Ok(ids.split_off(layout.n_frozen)),
         Some(id) => Err(Error::new(ErrorKind::InvalidInput, "token outside the vocabulary")
             .got(id)
             .needed(format!("0..{}", decoder.n_vocab))),
     }
 }
 
-/// Positions of all tokens, axis by axis where the rope mode has several.
+/// Positions of the tokens of the batch, axis by axis where the rope mode has several.
 fn positions(decoder: &Decoder, layout: &Layout, group: &GroupInput) -> Vec<i32> {
-    let mut positions = group.prompt.positions();
+    let mut positions = group.prompt.positions().split_off(layout.n_frozen);
     for tokens in group.completions {
         positions.extend((group.prompt.next_position()..).take(tokens.len() - 1).map(|p| [p, p, p, 0]));
     }
@@ -261,8 +280,12 @@ fn positions(decoder: &Decoder, layout: &Layout, group: &GroupInput) -> Vec<i32>
     }
 }
 
-/// The pictures of a prompt, with the places of their first tokens.
-fn images<'a>(decoder: &Decoder, prompt: &'a EncodedPrompt) -> Result<Vec<(usize, &'a owlet_runtime::ImageEmbedding)>> {
+/// The pictures in the batch, with the places of their first tokens.
+fn images<'a>(
+    decoder: &Decoder,
+    prompt: &'a EncodedPrompt,
+    layout: &Layout,
+) -> Result<Vec<(usize, &'a owlet_runtime::ImageEmbedding)>> {
     let width = decoder.n_embd * (1 + decoder.n_deepstack);
     let mut start = 0;
     let mut images = Vec::new();
@@ -273,7 +296,10 @@ fn images<'a>(decoder: &Decoder, prompt: &'a EncodedPrompt) -> Result<Vec<(usize
                     .got(format!("{} numbers, {} per token", image.data.len(), image.width_embd))
                     .needed(format!("{width} for each of {} tokens", image.n_tokens)));
             }
-            images.push((start, image.as_ref()));
+            // A cut never goes through a picture.
+            if start >= layout.n_frozen {
+                images.push((start - layout.n_frozen, image.as_ref()));
+            }
         }
         start += segment.n_tokens();
     }

@@ -4,39 +4,45 @@ use owlet_adapters::{
     engine::{Engine, EngineOptions, GroupInput, TokenScores},
     lora::{LoraGrads, LoraWeights, Target},
 };
-use owlet_runtime::{EncodedPrompt, TokenId, gguf::GgmlType, rng::Rng};
+use owlet_runtime::{EncodedPrompt, Result, TokenId, gguf::GgmlType, rng::Rng};
 
 use crate::{
     hf::relative_error,
     random::{self, RandomModel},
 };
 
-const FAMILIES: [&str; 5] = ["qwen3vl", "qwen3", "qwen2vl", "qwen2", "llama"];
+pub(crate) const FAMILIES: [&str; 5] = ["qwen3vl", "qwen3", "qwen2vl", "qwen2", "llama"];
 
 /// A model, an adapter and a group.
-struct Scene {
-    engine: Engine,
-    lora: LoraWeights,
-    prompt: EncodedPrompt,
-    completions: Vec<Vec<TokenId>>,
+pub(crate) struct Scene {
+    pub(crate) engine: Engine,
+    pub(crate) lora: LoraWeights,
+    pub(crate) prompt: EncodedPrompt,
+    pub(crate) completions: Vec<Vec<TokenId>>,
     temperature: f32,
 }
 
 impl Scene {
-    fn new(model: &RandomModel, options: EngineOptions, rank: usize, targets: &[Target], lengths: &[usize]) -> Self {
+    pub(crate) fn new(
+        model: &RandomModel,
+        options: EngineOptions,
+        rank: usize,
+        targets: &[Target],
+        lengths: &[usize],
+    ) -> Self {
         let engine = Engine::from_file(&model.write(), options).unwrap();
         let lora = random::adapter(&engine.lora_targets(), rank, targets);
         let completions = lengths.iter().zip(100..).map(|(&n, key)| model.tokens(n, key)).collect();
         Self { engine, lora, prompt: model.prompt(11), completions, temperature: 1.0 }
     }
 
-    fn coefficients(&self) -> Vec<Vec<f32>> {
+    pub(crate) fn coefficients(&self) -> Vec<Vec<f32>> {
         let mut rng = Rng::keyed(&[41]);
         let lengths = self.completions.iter().map(Vec::len);
         lengths.map(|n| (0..n).map(|_| (rng.uniform() * 2.0 - 1.0) as f32).collect()).collect()
     }
 
-    fn gradient(&mut self) -> (Vec<TokenScores>, LoraGrads) {
+    pub(crate) fn gradient(&mut self) -> (Vec<TokenScores>, LoraGrads) {
         let coefficients = self.coefficients();
         let completions: Vec<_> = self.completions.iter().map(Vec::as_slice).collect();
         let group = GroupInput { prompt: &self.prompt, completions: &completions };
@@ -55,18 +61,56 @@ impl Scene {
         let terms = logprobs.zip(self.coefficients().concat()).map(|(&logprob, c)| f64::from(logprob) * f64::from(c));
         terms.sum()
     }
+
+    /// Scores with the adapter.
+    pub(crate) fn scores(&mut self) -> Vec<TokenScores> {
+        let (lora, temperature) = (self.lora.clone(), self.temperature);
+        self.engine_scores(|engine, group| engine.score(Some(&lora), group, temperature))
+    }
+
+    /// What `score` gives for the group.
+    pub(crate) fn engine_scores(
+        &mut self,
+        score: impl FnOnce(&mut Engine, &GroupInput) -> Result<Vec<TokenScores>>,
+    ) -> Vec<TokenScores> {
+        let completions: Vec<_> = self.completions.iter().map(Vec::as_slice).collect();
+        score(&mut self.engine, &GroupInput { prompt: &self.prompt, completions: &completions }).unwrap()
+    }
+
+    /// Moves every tensor along its own gradient: the loss must change by the norm of the gradient. Tells where it does not.
+    pub(crate) fn finite_difference_failures(&mut self) -> Vec<String> {
+        let (_, gradients) = self.gradient();
+        let mut failures = Vec::new();
+        for (index, gradient) in gradients.tensors().enumerate() {
+            let norm = gradient.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            let step = 1e-2;
+            let mut at = |sign: f64| {
+                let mut lora = self.lora.clone();
+                let tensor = lora.tensors_mut().nth(index).unwrap();
+                let scale = (sign * step / norm) as f32;
+                tensor.iter_mut().zip(gradient).for_each(|(value, x)| *value += scale * x);
+                self.loss(&lora)
+            };
+            let measured = (at(1.0) - at(-1.0)) / (2.0 * step);
+            // The loss is a sum of a dozen f32 log-probabilities near -5 and the step's curvature is its square.
+            let error = (measured - norm).abs() / norm.max(0.05);
+            if error.is_nan() || error > 1e-2 {
+                failures.push(format!("tensor {index}: {measured} for {norm}"));
+            }
+        }
+        failures
+    }
 }
 
 /// One thread: the tests run beside each other, and threads that wait for threads that are not running wait long.
-fn options() -> EngineOptions {
+pub(crate) fn options() -> EngineOptions {
     EngineOptions { n_threads: 1, ..EngineOptions::default() }
 }
 
-fn flat(gradients: &LoraGrads) -> Vec<f32> {
+pub(crate) fn flat(gradients: &LoraGrads) -> Vec<f32> {
     gradients.tensors().flatten().copied().collect()
 }
 
-/// Moves every tensor along its own gradient: the loss must change by the norm of the gradient.
 #[test]
 fn gradients_are_those_of_finite_differences() {
     let mut failures = Vec::new();
@@ -76,25 +120,8 @@ fn gradients_are_those_of_finite_differences() {
         {
             let mut scene = Scene::new(&model, options(), 3, targets, &[1, 7, 4]);
             scene.temperature = temperature;
-            let (_, gradients) = scene.gradient();
-            let gradients: Vec<Vec<f32>> = gradients.tensors().map(<[f32]>::to_vec).collect();
-            for (index, gradient) in gradients.iter().enumerate() {
-                let norm = gradient.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-                let step = 1e-2;
-                let mut at = |sign: f64| {
-                    let mut lora = scene.lora.clone();
-                    let tensor = lora.tensors_mut().nth(index).unwrap();
-                    let scale = (sign * step / norm) as f32;
-                    tensor.iter_mut().zip(gradient).for_each(|(value, x)| *value += scale * x);
-                    scene.loss(&lora)
-                };
-                let measured = (at(1.0) - at(-1.0)) / (2.0 * step);
-                // The loss is a sum of a dozen f32 log-probabilities near -5 and the step's curvature is its square.
-                let error = (measured - norm).abs() / norm.max(0.05);
-                if error.is_nan() || error > 1e-2 {
-                    failures.push(format!("{family} {targets:?} tensor {index}: {measured} for {norm}"));
-                }
-            }
+            let found = scene.finite_difference_failures();
+            failures.extend(found.iter().map(|failure| format!("{family} {targets:?} {failure}")));
         }
     }
     assert!(failures.is_empty(), "{failures:#?}");

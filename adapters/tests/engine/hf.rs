@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use owlet_adapters::lora::{LoraConfig, LoraGrads, LoraModule, LoraWeights, Target};
+use owlet_adapters::lora::{LoraConfig, LoraGrads, LoraModule, LoraWeights};
 use owlet_runtime::{
     EncodedPrompt, ImageEmbedding, Segment, TokenId,
     gguf::{GgmlType, GgufFile, GgufWriter},
@@ -50,6 +50,11 @@ impl Reference {
     /// Whether the gradients of `run` are there.
     pub(crate) fn has(&self, run: &str) -> bool {
         self.folder.join(format!("lora/grad_{run}.safetensors")).is_file()
+    }
+
+    /// Whether the prompt of `case` is there.
+    pub(crate) fn has_case(&self, case: &str) -> bool {
+        self.folder.join(format!("golden/{case}.safetensors")).is_file()
     }
 
     /// The adapter after three steps of AdamW on the loss of `run`, if it is there.
@@ -117,7 +122,7 @@ impl Reference {
     }
 
     /// llama's GGUF files pair neighbouring elements of a head, its checkpoints pair halves.
-    fn to_gguf_order(&self, name: &str, array: &mut Array) {
+    pub(crate) fn to_gguf_order(&self, name: &str, array: &mut Array) {
         let n_heads = match name {
             _ if !self.is_llama => return,
             name if name.contains("attn_q.") => self.size("num_attention_heads"),
@@ -137,7 +142,7 @@ impl Reference {
         let config = LoraConfig {
             rank: self.lora["config"]["r"].as_u64().unwrap() as usize,
             alpha: self.lora["config"]["lora_alpha"].as_f64().unwrap() as f32,
-            targets: Target::ALL.into(),
+            ..LoraConfig::default()
         };
         let pairs = self.factors("lora/adapter/adapter_model.safetensors");
         let module = |(name, (a, b)): (String, (Array, Array))| LoraModule {
@@ -239,7 +244,8 @@ fn lists(value: &Value) -> Vec<Vec<f64>> {
     }
 }
 
-fn gguf_name(name: &str) -> Option<String> {
+/// The GGUF name of a tensor of the language model.
+pub(crate) fn gguf_name(name: &str) -> Option<String> {
     if name.starts_with("model.visual.") {
         return None;
     }

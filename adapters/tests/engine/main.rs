@@ -1,6 +1,7 @@
 //! The training engine from outside: against references, against itself, and what it refuses.
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests may stop, and tell what they measured or skipped")]
 
+mod activated;
 mod exactness;
 mod hf;
 mod random;

@@ -168,7 +168,12 @@ impl RandomModel {
 
 /// An adapter over `tensors` with both factors random, so that every gradient counts.
 pub(crate) fn adapter(tensors: &[(String, usize, usize)], rank: usize, targets: &[Target]) -> LoraWeights {
-    let config = LoraConfig { rank, alpha: 2.0 * rank as f32, targets: targets.iter().copied().collect() };
+    let config = LoraConfig {
+        rank,
+        alpha: 2.0 * rank as f32,
+        targets: targets.iter().copied().collect(),
+        ..LoraConfig::default()
+    };
     let mut lora = LoraWeights::init(&config, tensors, 5).unwrap();
     let mut rng = Rng::keyed(&[23]);
     lora.modules.iter_mut().flat_map(|module| &mut module.b).for_each(|b| *b = (rng.uniform() * 0.2 - 0.1) as f32);

@@ -50,6 +50,7 @@ fn gradients_and_logprobs_are_those_of_transformers() {
             activation_bytes: 0,
             attention_bytes: 20_000,
             logit_bytes: 40_000,
+            ..EngineOptions::default()
         };
         let generous = EngineOptions { n_threads: 1, ..EngineOptions::default() };
         for (name, options) in [("generous", generous), ("frugal", frugal)] {

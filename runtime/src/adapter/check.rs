@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::AdapterInfo;
+use super::{
+    AdapterInfo,
+    invocation::{INVOCATION_KEY, read_invocation},
+};
 use crate::{
     Error, ErrorKind, Result,
     gguf::{GgmlType, GgufFile, TensorInfo},
+    model::TokenId,
 };
 
 /// A and B of one weight matrix.
@@ -26,11 +30,11 @@ const TYPED_KEYS: [(&str, &str); 4] = [
 /// Matrices of a layer that llama.cpp multiplies together with an adapter's update.
 const LAYER_PARTS: [&str; 7] = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
 
-/// Checks `file` against the model file `model`.
+/// Checks `file` against the model file `model`; gives its invocation too, if it has one.
 ///
 /// # Errors
 /// `InvalidFile`, `Unsupported`, `Mismatch`: see [`super::Adapter::open`].
-pub(super) fn check(file: &GgufFile, model: &GgufFile) -> Result<AdapterInfo> {
+pub(super) fn check(file: &GgufFile, model: &GgufFile) -> Result<(AdapterInfo, Option<Vec<TokenId>>)> {
     check_kind(file, model)?;
     let key = "adapter.lora.alpha";
     for (key, needed) in TYPED_KEYS {
@@ -41,6 +45,8 @@ pub(super) fn check(file: &GgufFile, model: &GgufFile) -> Result<AdapterInfo> {
         let error = Error::new(ErrorKind::InvalidFile, "wrong metadata").at(key);
         return Err(error.got(alpha).needed("a finite number, at least 0"));
     }
+    let invocation = read_invocation(file)?;
+    check_vocabulary(invocation.as_deref().unwrap_or_default(), model)?;
     file.check_alignment()?;
     let pairs = pair_up(file)?;
     let mut rank = 0;
@@ -48,7 +54,19 @@ pub(super) fn check(file: &GgufFile, model: &GgufFile) -> Result<AdapterInfo> {
         rank = rank.max(check_pair(name, pair, model)?);
     }
     let n_params = file.tensors().iter().map(TensorInfo::n_elements).sum();
-    Ok(AdapterInfo { rank, alpha, n_modules: pairs.len(), n_params })
+    Ok((AdapterInfo { rank, alpha, n_modules: pairs.len(), n_params }, invocation))
+}
+
+/// An invocation with a token that the model does not have is of another model, and would never be found.
+fn check_vocabulary(invocation: &[TokenId], model: &GgufFile) -> Result<()> {
+    let n_vocab = model.strings("tokenizer.ggml.tokens")?.len();
+    match invocation.iter().find(|&&token| token as usize >= n_vocab) {
+        None => Ok(()),
+        Some(token) => {
+            let error = Error::new(ErrorKind::Mismatch, "adapter is for another model").at(INVOCATION_KEY);
+            Err(error.got(format!("token {token}")).needed(format!("tokens below {n_vocab}")))
+        }
+    }
 }
 
 fn check_kind(file: &GgufFile, model: &GgufFile) -> Result<()> {
@@ -59,11 +77,6 @@ fn check_kind(file: &GgufFile, model: &GgufFile) -> Result<()> {
         return Err(error
             .got(format!("{kind} file, adapter.type {adapter_kind}"))
             .needed("an adapter GGUF of type lora"));
-    }
-    if file.get("adapter.alora.invocation_tokens").is_some() {
-        // Applied like a plain LoRA it would change every token, not those after its invocation.
-        let error = Error::new(ErrorKind::Unsupported, "unsupported adapter").got("an activated LoRA (aLoRA)");
-        return Err(error.needed("a plain LoRA"));
     }
     let (got, needed) = (file.str("general.architecture")?, model.str("general.architecture")?);
     if got != needed {

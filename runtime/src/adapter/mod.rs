@@ -3,6 +3,7 @@
 //! Updates are `W x + scale * (alpha / rank) * B (A x)`; a session adds up those of all adapters it is given.
 
 mod check;
+mod invocation;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod memory_file;
 
@@ -10,10 +11,11 @@ use std::{path::Path, ptr::NonNull};
 
 use llama_cpp_sys_2 as sys;
 
+pub use self::invocation::{INVOCATION_KEY, MAX_INVOCATION_TOKENS, read_invocation};
 use crate::{
     Result, backend,
     gguf::{GgufFile, Value},
-    model::{Model, c_path},
+    model::{Model, TokenId, c_path},
 };
 
 /// What an adapter holds.
@@ -34,6 +36,7 @@ pub struct Adapter {
     raw: NonNull<sys::llama_adapter_lora>,
     model: Model,
     info: AdapterInfo,
+    invocation: Option<Vec<TokenId>>,
     metadata: Vec<(String, Value)>,
 }
 
@@ -48,7 +51,7 @@ impl Adapter {
     ///
     /// # Errors
     /// `NotFound`, `Io`; `InvalidFile` for damaged files and incomplete pairs; `Unsupported` for other kinds of GGUF and
-    /// of adapters; `Mismatch` when a tensor does not fit the model; `Backend`.
+    /// of adapters; `Mismatch` when a tensor or a token of the invocation does not fit the model; `Backend`.
     pub fn open(model: &Model, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let c_path = c_path(path)?;
@@ -92,7 +95,7 @@ impl Adapter {
         file: &GgufFile,
         load: impl FnOnce() -> Result<*mut sys::llama_adapter_lora>,
     ) -> Result<Self> {
-        let info = check::check(file, model.gguf())?;
+        let (info, invocation) = check::check(file, model.gguf())?;
         let raw = {
             let _alone = model.change_adapters();
             let mut failed = None;
@@ -108,12 +111,18 @@ impl Adapter {
                 None => loaded?,
             }
         };
-        Ok(Self { raw, model: model.clone(), info, metadata: file.metadata().to_vec() })
+        Ok(Self { raw, model: model.clone(), info, invocation, metadata: file.metadata().to_vec() })
     }
 
     /// What it holds.
     pub fn info(&self) -> &AdapterInfo {
         &self.info
+    }
+
+    /// The tokens that invoke it, of an activated adapter: it acts from their last occurrence in a prompt on, those tokens
+    /// included. `None` for a plain adapter, which acts on every token.
+    pub fn invocation(&self) -> Option<&[TokenId]> {
+        self.invocation.as_deref()
     }
 
     /// The metadata of its file.

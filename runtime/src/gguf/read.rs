@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use sha2::{Digest, Sha256};
+
 use super::{
     ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, GgmlType, MAGIC, MAX_DIMS, MAX_NAME_BYTES, TensorInfo, VERSION, Value,
     value::ARRAY_ID,
@@ -79,6 +81,20 @@ impl GgufFile {
     pub fn header_bytes(&self) -> &[u8] {
         let bytes = self.bytes.as_slice();
         &bytes[..bytes.len().min(self.header.data_start as usize)]
+    }
+
+    /// SHA-256, in hexadecimal, of the header and the first 4096 bytes of every tensor: tells models apart without reading
+    /// gigabytes.
+    pub fn identity_hash(&self) -> String {
+        const SAMPLE_BYTES: usize = 4096;
+        let mut hasher = Sha256::new();
+        // The header has the length of everything that follows, so two different files never run together alike.
+        hasher.update(self.header_bytes());
+        for tensor in self.tensors() {
+            let data = self.data(tensor);
+            hasher.update(&data[..data.len().min(SAMPLE_BYTES)]);
+        }
+        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Alignment of tensor data in bytes.

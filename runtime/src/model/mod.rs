@@ -17,7 +17,6 @@ use std::{
 };
 
 use llama_cpp_sys_2 as sys;
-use sha2::{Digest, Sha256};
 
 pub use self::vocab::TokenId;
 use self::{hyper::Hyperparameters, projector::ProjectorInfo, vocab::Vocabulary};
@@ -298,6 +297,16 @@ impl Model {
         crate::prompt::encode(self, prompt, Some(budget))
     }
 
+    /// The tokens by which the chat template opens an answer, such as those of `<|im_start|>assistant` and a line break:
+    /// every prompt of [`Model::encode`] ends with them. Activated adapters are invoked by them unless told otherwise.
+    ///
+    /// # Errors
+    /// `Unsupported` when the template refuses a plain question, or its prompts do not end with tokens that are always the
+    /// same.
+    pub fn generation_prompt(&self) -> Result<Vec<TokenId>> {
+        crate::prompt::generation_prompt(self)
+    }
+
     /// Encodes a picture that has the size of its budget.
     pub(crate) fn encode_image(&self, image: &Image) -> Result<ImageEmbedding> {
         let Some(projector) = &self.0.projector else {
@@ -422,20 +431,7 @@ fn model_info(
         n_params,
         n_bytes: file.n_bytes(),
         mmproj_bytes: mmproj.map(GgufFile::n_bytes),
-        hash: identity_hash(file),
-        mmproj_hash: mmproj.map(identity_hash),
+        hash: file.identity_hash(),
+        mmproj_hash: mmproj.map(GgufFile::identity_hash),
     }
-}
-
-/// See [`ModelInfo::hash`].
-fn identity_hash(file: &GgufFile) -> String {
-    const SAMPLE_BYTES: usize = 4096;
-    let mut hasher = Sha256::new();
-    // The header has the length of everything that follows, so two different files never run together alike.
-    hasher.update(file.header_bytes());
-    for tensor in file.tensors() {
-        let data = file.data(tensor);
-        hasher.update(&data[..data.len().min(SAMPLE_BYTES)]);
-    }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{EncodedPrompt, Part, Prompt, Segment, guard::Guard};
+use super::{EncodedPrompt, Part, Prompt, Role, Segment, guard::Guard};
 use crate::{
     Error, ErrorKind, Result,
     image::{Image, ImageBudget},
@@ -46,6 +46,22 @@ pub(crate) fn encode(model: &Model, prompt: &Prompt, budget: Option<ImageBudget>
         }
     }
     Ok(EncodedPrompt { segments })
+}
+
+/// See [`Model::generation_prompt`].
+pub(crate) fn generation_prompt(model: &Model) -> Result<Vec<TokenId>> {
+    let message = TemplateMessage { role: Role::User.name(), content: Content::Text("?".to_owned()) };
+    let tokens = |ask| {
+        let rendered = model.template().render(std::slice::from_ref(&message), ask)?;
+        model.tokenize(&rendered, true)
+    };
+    let (told, asked) = (tokens(false)?, tokens(true)?);
+    // Where the tokenizer joins the end of the message with what follows, the tokens differ from prompt to prompt.
+    match asked.strip_prefix(told.as_slice()) {
+        Some(opening) if !opening.is_empty() => Ok(opening.to_vec()),
+        _ => Err(Error::new(ErrorKind::Unsupported, "the chat template opens answers by no tokens of their own")
+            .at(model.path().display())),
+    }
 }
 
 /// The picture at the size of `budget`, which is refused before the work when the encoder would not take it.

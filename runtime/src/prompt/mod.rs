@@ -2,10 +2,11 @@
 
 mod encode;
 mod guard;
+mod split;
 
 use std::sync::Arc;
 
-pub(crate) use self::encode::encode;
+pub(crate) use self::encode::{encode, generation_prompt};
 use crate::{Error, ErrorKind, Result, image::Image, model::TokenId};
 
 /// Where a picture goes in a text, as the data sets of OpenVLThinker spell it.

@@ -52,3 +52,49 @@ fn positions_run_along_text_and_spread_over_pictures() {
     assert_eq!(prompt.positions(), expected);
     assert_eq!((prompt.n_tokens(), prompt.next_position()), (9, 6));
 }
+
+/// Tokens 7 8, a picture of 6 places, tokens 9 7 8 9.
+fn text_picture_text() -> EncodedPrompt {
+    let image = ImageEmbedding { n_tokens: 6, grid_w: 3, grid_h: 2, width_embd: 0, data: vec![], encode_ms: 0.0 };
+    let segments =
+        vec![Segment::Tokens(vec![7, 8]), Segment::Image(Arc::new(image)), Segment::Tokens(vec![9, 7, 8, 9])];
+    EncodedPrompt { segments }
+}
+
+#[test]
+fn the_last_occurrence_counts_the_places_of_pictures_and_never_spans_one() {
+    let prompt = text_picture_text();
+    for (tokens, expected) in [
+        (&[9, 7][..], Some(8)),
+        (&[9], Some(11)),
+        (&[7, 8], Some(9)),
+        (&[8, 9], Some(10)),
+        (&[7, 8, 9], Some(9)),
+        (&[9, 7, 8, 9], Some(8)),
+        (&[8, 9, 7], None),
+        (&[9, 9], None),
+        (&[7, 9], None),
+        (&[0], None),
+        (&[], None),
+        (&[1; 30], None),
+    ] {
+        assert_eq!(prompt.last_occurrence(tokens), expected, "{tokens:?}");
+    }
+    assert_eq!(EncodedPrompt::from_tokens(vec![1, 2, 1, 2, 1, 2, 2]).last_occurrence(&[1, 2]), Some(4));
+}
+
+#[test]
+fn a_split_keeps_every_place_and_cuts_no_picture() {
+    let prompt = text_picture_text();
+    for n in 0..=13 {
+        let (head, tail) = prompt.split_at(n);
+        // Inside the picture, which takes places 2 to 7, the cut moves behind it.
+        let expected = if (3..8).contains(&n) { 8 } else { n.min(12) };
+        assert_eq!((head.n_tokens(), tail.n_tokens()), (expected, 12 - expected), "{n}");
+        assert_eq!(head.positions(), prompt.positions()[..expected], "{n}");
+        assert!(head.segments.iter().chain(&tail.segments).all(|segment| segment.n_tokens() > 0), "{n}");
+    }
+    let (head, tail) = prompt.split_at(9);
+    assert_eq!(head.segments.last(), Some(&Segment::Tokens(vec![9])));
+    assert_eq!(tail.segments, [Segment::Tokens(vec![7, 8, 9])]);
+}

@@ -4,6 +4,7 @@
 //! generate.rs drives this for whole answers. Everything that llama.cpp would abort on (token numbers, sequence
 //! numbers, room in the cache) is checked here.
 
+mod adapters;
 mod batch;
 mod context;
 mod options;
@@ -97,63 +98,28 @@ impl Session {
         self.context.set_cancel(cancel);
     }
 
-    /// The adapters in use, with their scales.
-    pub fn adapters(&self) -> &[(Arc<Adapter>, f32)] {
-        &self.adapters
-    }
-
-    /// Puts `adapters` in place of those before; their updates are added up, each times its scale. Sequences that hold
-    /// something are emptied, since their K/V came from other weights.
-    ///
-    /// # Errors
-    /// `Mismatch` when an adapter was opened for another model, `InvalidInput` for a scale that is not finite.
-    pub fn set_adapters(&mut self, adapters: &[(Arc<Adapter>, f32)]) -> Result<()> {
-        for (adapter, scale) in adapters {
-            if !adapter.model().is_same(&self.model) {
-                let error = Error::new(ErrorKind::Mismatch, "adapter was opened for another model");
-                return Err(error.got(adapter.model().path().display()).needed(self.model.path().display()));
-            }
-            if !scale.is_finite() {
-                return Err(Error::new(ErrorKind::InvalidInput, "bad adapter scale")
-                    .got(scale)
-                    .needed("a finite number"));
-            }
-        }
-        // llama.cpp keeps one scale for each adapter: of one that is given twice the last.
-        let (mut pointers, mut scales) = (Vec::new(), Vec::new());
-        for (adapter, scale) in adapters {
-            let pointer = adapter.raw().as_ptr();
-            match pointers.iter().position(|&known| known == pointer) {
-                Some(index) => scales[index] += scale,
-                None => {
-                    pointers.push(pointer);
-                    scales.push(*scale);
-                }
-            }
-        }
-        // SAFETY: the adapters are of this model (checked) and kept in `self.adapters` from the next line on; the ones
-        // that they replace are dropped after the context forgot them.
-        unsafe { self.context.set_adapters(&mut pointers, &mut scales) };
-        self.adapters = adapters.to_vec();
-        self.clear_all();
-        Ok(())
-    }
-
     /// Tokens that sequence `seq` holds; 0 for a number out of range.
     pub fn n_tokens(&self, seq: usize) -> usize {
         self.sequences.get(seq).map_or(0, |sequence| sequence.n_tokens)
     }
 
-    /// Appends `prompt` to sequence `seq`; afterwards [`Session::logits`] tells what may follow.
+    /// Appends `prompt` to sequence `seq`; afterwards [`Session::logits`] tells what may follow. Activated adapters leave
+    /// what comes before their last invocation in `prompt` to the base.
     ///
     /// # Errors
     /// `ContextOverflow` with the numbers when it does not fit, `InvalidInput` for an empty prompt, a token outside of
-    /// the vocabulary or a sequence out of range, `Mismatch` for an image of another model's projector, `Cancelled`,
+    /// the vocabulary, a sequence out of range or a prompt that lacks the invocation of an activated adapter, `Mismatch` for an image of another model's projector, `Cancelled`,
     /// `Backend`.
     pub fn prefill(&mut self, seq: usize, prompt: &EncodedPrompt) -> Result<()> {
         let start = Instant::now();
         let before = self.check_prompt(seq, prompt)?;
-        let result = self.run_prompt(seq, prompt);
+        let result = match self.activation(prompt)? {
+            Some(place) => {
+                let (base, adapted) = prompt.split_at(place);
+                self.run_base(seq, &base).and_then(|()| self.run_segments(seq, &adapted, true))
+            }
+            None => self.run_segments(seq, prompt, true),
+        };
         if result.is_err() {
             self.context.truncate(seq, before.next_position);
             self.sequences[seq] = Sequence { logits_at: None, ..before };
@@ -329,10 +295,11 @@ impl Session {
         Ok(())
     }
 
-    fn run_prompt(&mut self, seq: usize, prompt: &EncodedPrompt) -> Result<()> {
+    /// Appends the segments of `prompt` to `seq`, checked before; the last token of all may want logits.
+    fn run_segments(&mut self, seq: usize, prompt: &EncodedPrompt, wants_logits: bool) -> Result<()> {
         let n_segments = prompt.segments.len();
         for (index, segment) in prompt.segments.iter().enumerate() {
-            let is_last = index + 1 == n_segments;
+            let is_last = wants_logits && index + 1 == n_segments;
             match segment {
                 Segment::Tokens(tokens) => self.run_tokens(seq, tokens, is_last)?,
                 Segment::Image(image) => self.run_image(seq, segment, image, is_last)?,

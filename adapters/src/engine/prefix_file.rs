@@ -1,0 +1,165 @@
+//! Prefixes on disk: one file each, named by its key.
+//!
+//! `OWLETKV1`, the key, the number of values as u64, their SHA-256, the values as f32; all little-endian. Whatever is not
+//! exactly that is as good as no file: the caller computes again and writes over it.
+
+use std::{
+    fs,
+    io::{self, BufReader, BufWriter, Read, Write},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use owlet_runtime::{AtomicFile, Error, Result};
+use sha2::{Digest, Sha256};
+
+use super::prefix::PrefixKey;
+
+const MAGIC: &[u8; 8] = b"OWLETKV1";
+const EXTENSION: &str = "kv";
+
+/// Where the prefix with `key` is in `directory`.
+pub(super) fn path(directory: &Path, key: PrefixKey) -> PathBuf {
+    directory.join(format!("{key}.{EXTENSION}"))
+}
+
+/// The values in the file at `path`, if it is whole, of `key`, and has `n_values` of them.
+pub(super) fn read(path: &Path, key: PrefixKey, n_values: usize) -> Option<Vec<f32>> {
+    let file = fs::File::open(path).ok()?;
+    let n_bytes = file.metadata().ok()?.len();
+    match read_from(&mut BufReader::new(file), n_bytes, key, n_values) {
+        Ok(Some(values)) => Some(values),
+        outcome => {
+            let reason = outcome.err().map_or_else(|| "not what was written".to_owned(), |error| error.to_string());
+            tracing::warn!(path = %path.display(), reason, "keys and values of a prompt are computed again");
+            None
+        }
+    }
+}
+
+fn read_from(input: &mut impl Read, n_bytes: u64, key: PrefixKey, n_values: usize) -> io::Result<Option<Vec<f32>>> {
+    let expected = header(key, n_values);
+    let mut found = vec![0; expected.len()];
+    let mut digest = [0; 32];
+    // The length first: nothing is allocated for what a damaged file claims.
+    if n_bytes != (expected.len() + digest.len() + n_values * size_of::<f32>()) as u64 {
+        return Ok(None);
+    }
+    input.read_exact(&mut found)?;
+    input.read_exact(&mut digest)?;
+    if found != expected {
+        return Ok(None);
+    }
+    let mut values = vec![0.0f32; n_values];
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut values);
+    input.read_exact(bytes)?;
+    let is_whole = <[u8; 32]>::from(Sha256::digest(&*bytes)) == digest;
+    if cfg!(target_endian = "big") {
+        values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().swap_bytes()));
+    }
+    Ok(is_whole.then_some(values))
+}
+
+/// Writes `values` into `directory`, which is made if it is missing, beside the file's place and renamed. The oldest files
+/// go until all have at most `max_bytes`.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn write(directory: &Path, key: PrefixKey, values: &[f32], max_bytes: u64) -> Result<()> {
+    let failed = |source| Error::io("cannot write keys and values", directory, source);
+    fs::create_dir_all(directory).map_err(failed)?;
+    let header = header(key, values.len());
+    let n_bytes = (header.len() + 32 + size_of_val(values)) as u64;
+    if n_bytes > max_bytes {
+        return Ok(());
+    }
+    make_room(directory, max_bytes - n_bytes).map_err(failed)?;
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let mut output = BufWriter::new(AtomicFile::create(&path(directory, key))?);
+    [&header, Sha256::digest(&bytes).as_slice(), &bytes]
+        .iter()
+        .try_for_each(|part| output.write_all(part))
+        .map_err(failed)?;
+    output.into_inner().map_err(|error| failed(error.into_error()))?.commit()
+}
+
+fn header(key: PrefixKey, n_values: usize) -> Vec<u8> {
+    [&MAGIC[..], &key.0, &(n_values as u64).to_le_bytes()].concat()
+}
+
+/// Removes the oldest files until the rest have at most `max_bytes`.
+fn make_room(directory: &Path, max_bytes: u64) -> io::Result<()> {
+    let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        // Files of others, and ones that another process removes meanwhile, do not count.
+        if path.extension().is_some_and(|extension| extension == EXTENSION)
+            && let Ok(metadata) = fs::metadata(&path)
+        {
+            files.push((metadata.modified()?, metadata.len(), path));
+        }
+    }
+    files.sort();
+    let mut n_bytes: u64 = files.iter().map(|(_, n_bytes, _)| n_bytes).sum();
+    for (_, length, path) in files {
+        if n_bytes <= max_bytes {
+            break;
+        }
+        fs::remove_file(path)?;
+        n_bytes -= length;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use owlet_runtime::EncodedPrompt;
+
+    use super::*;
+
+    fn key(token: i32) -> PrefixKey {
+        PrefixKey::of("", &EncodedPrompt::from_tokens(vec![token]))
+    }
+
+    #[test]
+    fn a_file_gives_back_its_values_to_the_bit_and_only_whole() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let directory = folder.path().join("made/on/demand");
+        let values = [1.0f32, -0.0, f32::MIN_POSITIVE / 2.0, 3.5e8];
+        write(&directory, key(1), &values, u64::MAX).expect("written");
+        let path = path(&directory, key(1));
+        let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        assert_eq!(read(&path, key(1), 4).map(bits), Some(bits(values.to_vec())));
+        assert_eq!(read(&path, key(2), 4), None, "of another prompt");
+        assert_eq!(read(&path, key(1), 3), None, "of another length");
+        assert_eq!(read(&directory.join("missing"), key(1), 4), None);
+
+        let whole = fs::read(&path).expect("readable");
+        for index in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[index] ^= 0x10;
+            fs::write(&path, &damaged).expect("writable");
+            assert_eq!(read(&path, key(1), 4), None, "byte {index}");
+            fs::write(&path, &whole[..index]).expect("writable");
+            assert_eq!(read(&path, key(1), 4), None, "{index} bytes");
+        }
+        write(&directory, key(1), &values, u64::MAX).expect("written over");
+        assert_eq!(fs::read(&path).expect("readable"), whole);
+    }
+
+    #[test]
+    fn the_folder_stays_within_its_bytes_and_keeps_what_is_not_ours() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        fs::write(folder.path().join("notes.txt"), [0; 5000]).expect("writable");
+        // 80 bytes before the values.
+        let max_bytes = 2 * (80 + 400);
+        for token in 0..4 {
+            write(folder.path(), key(token), &[0.0; 100], max_bytes).expect("written");
+        }
+        let n_files = fs::read_dir(folder.path()).expect("readable").count();
+        assert_eq!(n_files, 3, "two prefixes and the notes");
+        assert!(read(&path(folder.path(), key(3)), key(3), 100).is_some(), "the newest is there");
+        write(folder.path(), key(9), &[0.0; 1000], max_bytes).expect("left out");
+        assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), n_files);
+    }
+}
