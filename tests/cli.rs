@@ -274,6 +274,7 @@ fn adapt_refuses_bad_data_and_arguments_before_it_trains() {
         with(&["--data", "data.jsonl", "--group-size", "1"], &["group_size", "2..=256"]),
         with(&["--data", "data.jsonl", "--rank", "0"], &["rank"]),
         with(&["--data", "data.jsonl", "--targets", "q,x"], &["x"]),
+        with(&["--data", "data.jsonl", "--lora-mode", "half"], &["half", "full", "activated"]),
     ];
     let mut cases: Vec<Refusal<'_>> =
         cases.iter().map(|(arguments, told)| Refusal { arguments, exit_code: 1, told }).collect();
@@ -329,6 +330,26 @@ fn adapt_resumes_to_the_same_adapter_and_refuses_to_mix_runs() {
     assert_eq!(report["held_out"]["before"]["overall"]["accuracy"]["n"], 2);
     let read = |name: &str| fs::read(folder.path().join(name)).expect("it was written");
     assert_eq!(read("whole.gguf"), read("resumed.gguf"));
+}
+
+#[test]
+fn an_activated_adapter_is_trained_kept_apart_and_run_as_what_it_is() {
+    let folder = workshop();
+    let activated = ["--lora-mode", "activated", "-q"];
+    let trained = adapt(folder.path(), 2, "a.gguf", &activated);
+    assert_eq!(trained.status.code(), Some(0), "{}", told(&trained));
+    let file = owlet::AdapterFile::open(&folder.path().join("a.gguf")).expect("an adapter");
+    assert!(file.weights.config.mode.invocation().is_some_and(|tokens| tokens.len() > 1));
+
+    let full = adapt(folder.path(), 2, "a.gguf", &["--resume", "-q"]);
+    assert_eq!(full.status.code(), Some(1));
+    assert!(told(&full).contains("configuration"), "{}", told(&full));
+
+    let arguments =
+        ["run", "-m", "model.gguf", "--adapter", "a.gguf", "--image", "picture.png", "--max-tokens", "4", "?"];
+    let mut run = Command::new(env!("CARGO_BIN_EXE_owlet"));
+    let output = run.args(arguments).args(["--threads", "1"]).current_dir(folder.path()).output().expect("built");
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
 }
 
 #[test]

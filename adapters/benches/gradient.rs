@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use owlet_adapters::{
     engine::{Engine, EngineOptions, GroupInput},
-    lora::{LoraGrads, Target},
+    lora::{LoraGrads, LoraMode, Target},
 };
-use owlet_runtime::{TokenId, gguf::GgmlType};
+use owlet_runtime::{Segment, TokenId, gguf::GgmlType};
 use random::RandomModel;
 
 struct Case {
@@ -24,6 +24,8 @@ struct Case {
     n_completions: usize,
     length: usize,
     n_repeats: usize,
+    /// Whether the adapter acts from the last three tokens of the prompt on; what comes before is at hand.
+    activated: bool,
 }
 
 fn main() {
@@ -55,9 +57,12 @@ fn main() {
     let default = || EngineOptions { n_threads, ..EngineOptions::default() };
     let frugal = || EngineOptions { weight_cache_bytes: 0, activation_bytes: 0, ..default() };
     let with = |model: &RandomModel, dtype| RandomModel { dtype, ..model.clone() };
-    let case =
-        |name, model, options| Case { name, model, options, n_prompt: 80, n_completions: 8, length: 51, n_repeats: 20 };
+    let case = |name, model, options| {
+        let (n_prompt, n_completions, length, n_repeats) = (80, 8, 51, 20);
+        Case { name, model, options, n_prompt, n_completions, length, n_repeats, activated: false }
+    };
     let large = |name, model, options| Case { n_prompt: 320, length: 65, n_repeats: 3, ..case(name, model, options) };
+    let long = |name| Case { n_prompt: 1024, length: 33, ..large(name, wide.clone(), default()) };
     let cases = [
         case("tiny q8_0", tiny.clone(), default()),
         case("tiny q4_K", with(&tiny, GgmlType::Q4K), default()),
@@ -66,6 +71,10 @@ fn main() {
         large("wide q4_K", wide.clone(), default()),
         large("wide q4_K, nothing kept", wide.clone(), frugal()),
         large("wide f32", with(&wide, GgmlType::F32), default()),
+        Case { activated: true, ..case("tiny q8_0, activated", tiny.clone(), default()) },
+        Case { activated: true, ..large("wide q4_K, activated", wide.clone(), default()) },
+        long("wide q4_K, long prompt"),
+        Case { activated: true, ..long("wide q4_K, long, activated") },
     ];
     println!("{:28} {:>9} {:>9} {:>9} {:>9} {:>9}", "", "gradient", "score", "GFLOP/s", "score", "MiB held");
     for case in cases.iter().filter(|case| case.name.contains(&filter)) {
@@ -76,8 +85,13 @@ fn main() {
 fn measure(case: &Case) {
     let mut engine = Engine::from_file(&case.model.write(), case.options.clone()).unwrap();
     let targets = engine.lora_targets();
-    let lora = random::adapter(&targets, 16, &Target::ALL);
+    let mut lora = random::adapter(&targets, 16, &Target::ALL);
     let prompt = case.model.prompt(case.n_prompt);
+    let mut n_in_batch = case.n_prompt;
+    if let (true, Some(Segment::Tokens(tokens))) = (case.activated, prompt.segments.last()) {
+        n_in_batch = 3;
+        lora.config.mode = LoraMode::Activated { invocation: tokens[tokens.len() - n_in_batch..].to_vec() };
+    }
     let tokens: Vec<Vec<TokenId>> =
         (0..case.n_completions as u64).map(|key| case.model.tokens(case.length, key)).collect();
     let completions: Vec<_> = tokens.iter().map(Vec::as_slice).collect();
@@ -94,7 +108,7 @@ fn measure(case: &Case) {
         engine.score(Some(&lora), &group, 1.0).unwrap();
         best[1] = best[1].min(start.elapsed().as_secs_f64());
     }
-    let n_tokens = (case.n_prompt + case.n_completions * (case.length - 1)) as f64;
+    let n_tokens = (n_in_batch + case.n_completions * (case.length - 1)) as f64;
     let n_predicting = (case.n_completions * (case.length - 1) + 1) as f64;
     let body: f64 = targets.iter().map(|(_, n_in, n_out)| (n_in * n_out) as f64).sum();
     let head = (case.model.n_embd * case.model.n_vocab) as f64;
