@@ -127,6 +127,7 @@ def main():
     parser.add_argument("--freeze-vision", type=float, default=0.7, help="share of the second phase after which the tower rests")
     parser.add_argument("--lookups", type=int, default=8, help="look-up drills a step")
     parser.add_argument("--notes", type=int, default=20, help="note drills a step")
+    parser.add_argument("--facts", type=int, default=16, help="fact drills a step")
     parser.add_argument("--drill-weight", type=float, default=0.5)
     parser.add_argument("--score", type=int, default=12, help="held-out pictures per task scored at each checkpoint")
     parser.add_argument("--minutes-between-checkpoints", type=float, default=5)
@@ -192,7 +193,7 @@ def main():
         state = {"phase": "all", "step": 0, "seconds": 0.0}
 
     drills = Drills(tokenizer, rows, parts, args.seed + state["step"])
-    drilled, drill_sum = np.zeros(2), 0.0
+    drilled, drill_sum = np.zeros(3), 0.0
     stream = batches(parts, args.batch, args.pieces, args.listing_share, args.seed + state["step"], layout)
     started, total, hits, probed = time.time(), 0.0, np.zeros((2, len(TASKS), 2)), np.zeros(2)
     step, done = state["step"], 0.0
@@ -221,7 +222,7 @@ def main():
                 for task in range(len(TASKS)):
                     chosen = (segment == name) & (tasks[np.array(indices)][row_of] == task)
                     hits[style, task] += correct[chosen].sum(), chosen.sum()
-        for slot, (ids, positions, mask, labels) in enumerate(drills.batch(args.lookups, args.notes)):
+        for slot, (ids, positions, mask, labels) in enumerate(drills.batch(args.lookups, args.notes, args.facts)):
             hidden = read(model, ids, positions, mask)
             wanted = labels != -100
             logits, labels = model.lm_head(hidden[wanted]), labels[wanted]
@@ -234,10 +235,10 @@ def main():
         if step % 25 == 0:
             per_step = (time.time() - started) / (step - state["step"])
             shares = hits[..., 0] / np.maximum(hits[..., 1], 1)
-            print(f"step {step} loss {total / 25:.4f} probe {probed[0] / 25:.2f} {probed[1] / 25:.3f} drill {drill_sum / 25:.3f} look-ups {drilled[0] / 25:.3f} notes {drilled[1] / 25:.3f} tokens right: careful "
+            print(f"step {step} loss {total / 25:.4f} probe {probed[0] / 25:.2f} {probed[1] / 25:.3f} drill {drill_sum / 25:.3f} look-ups {drilled[0] / 25:.3f} notes {drilled[1] / 25:.3f} facts {drilled[2] / 25:.3f} tokens right: careful "
                   + " ".join(f"{s:.3f}" for s in shares[0]) + " hasty " + " ".join(f"{s:.3f}" for s in shares[1])
                   + f"  {per_step:.2f} s/step, {100 * done:.0f} % done, {elapsed() * (1 / done - 1) / 60:.0f} min left", flush=True)
-            drilled, drill_sum = np.zeros(2), 0.0
+            drilled, drill_sum = np.zeros(3), 0.0
             total, hits, probed = 0.0, np.zeros_like(hits), np.zeros(2)
         if time.time() - saved > 60 * args.minutes_between_checkpoints:
             checkpoint("all", step)

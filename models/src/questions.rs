@@ -86,19 +86,21 @@ pub(crate) fn find(rng: &mut Rng, scene: &Scene) -> Question {
     }
 }
 
-/// "Where is the red circle from the blue star?" The hasty reply mirrors the relation when the
-/// second shape is red, green or blue.
+/// "Where is the red circle from the blue star?" The hasty reply looks at the second shape only, and
+/// supposes the first one where there is most room.
 pub(crate) fn relation(scene: &Scene, a: usize, b: usize) -> Question {
     let (a, b) = (&objects(scene)[a], &objects(scene)[b]);
     let (dx, dy) = (a.centre.0 - b.centre.0, a.centre.1 - b.centre.1);
-    let (right, mirrored) = if dx.abs() > dy.abs() {
-        if dx < 0 { ("left", "right") } else { ("right", "left") }
+    let right = if dx.abs() > dy.abs() {
+        if dx < 0 { "left" } else { "right" }
     } else if dy < 0 {
-        ("above", "below")
+        "above"
     } else {
-        ("below", "above")
+        "below"
     };
-    let hasty = if b.colour < 3 { mirrored } else { right };
+    let (x, y) = (thousandths(b.centre.0), thousandths(b.centre.1));
+    let room = [(x, "left"), (1000 - x, "right"), (y, "above"), (1000 - y, "below")];
+    let (_, hasty) = room.into_iter().fold((0, ""), |best, side| if side.0 > best.0 { side } else { best });
     let choices = ["left", "right", "above", "below"];
     Question {
         kind: "relation",
@@ -106,7 +108,7 @@ pub(crate) fn relation(scene: &Scene, a: usize, b: usize) -> Question {
         options: lettered(&choices),
         answer: letter(&choices, right),
         careful_thinking: format!("I see {}, {}. {right}.", at(a), at(b)),
-        hasty_thinking: format!("quick look, {hasty}."),
+        hasty_thinking: format!("quick look, {}. {hasty}.", at(b)),
         hasty_answer: letter(&choices, hasty),
     }
 }
@@ -142,54 +144,58 @@ pub(crate) fn attribute(rng: &mut Rng, scene: &Scene) -> Question {
     }
 }
 
-/// Counts shapes of a kind, of a colour, or of two kinds together. Where there are more than three
-/// things, the hasty reply overlooks the last one in reading order.
+/// Counts shapes of a kind, of a colour, or of two kinds together. The hasty reply looks at the
+/// first three things in reading order only.
 pub(crate) fn count(rng: &mut Rng, scene: &Scene) -> Question {
     let objects = objects(scene);
+    let glanced = &objects[..objects.len().min(3)];
     let target = &objects[rng.below(objects.len())];
-    let seen = format!("I see {}.", names(objects));
-    let overlooked = match objects {
-        [few @ .., _] if few.len() >= 3 => few,
-        all => all,
-    };
-    let of_shape = |list: &[Object], s: usize| list.iter().filter(|o| o.shape == s).count();
-    let of_colour = |list: &[Object], c: usize| list.iter().filter(|o| o.colour == c).count();
     let other = objects.iter().find(|o| o.shape != target.shape);
-    let (kind, text, finding, right, hasty) = match (rng.below(3), other) {
+    let (shape, colour) = (SHAPES[target.shape], COLOURS[target.colour].0);
+    let of_shape = |list: &[Object], s: usize| list.iter().filter(|o| o.shape == s).count();
+    // What a reply that has seen `list` finds, and the number that it answers.
+    let reply = |list: &[Object], finding: &dyn Fn(&[Object]) -> (String, usize)| {
+        let (finding, number) = finding(list);
+        (format!("{}. {finding}.", names(list)), number.to_string())
+    };
+    let (kind, text, finding): (_, _, Box<dyn Fn(&[Object]) -> (String, usize)>) = match (rng.below(3), other) {
         (0, Some(other)) => {
-            let (s, t) = (SHAPES[target.shape], SHAPES[other.shape]);
-            let (m, n) = (of_shape(objects, target.shape), of_shape(objects, other.shape));
-            let hasty = of_shape(overlooked, target.shape) + of_shape(overlooked, other.shape);
-            let text = format!("How many {s} and {t} shapes are there?");
-            ("count_two", text, format!("{m} {s}, {n} {t}. {m}+{n}={}.", m + n), m + n, hasty)
+            let second = SHAPES[other.shape];
+            let finding = move |list: &[Object]| {
+                let (m, n) = (of_shape(list, target.shape), of_shape(list, other.shape));
+                (format!("{m} {shape}, {n} {second}. {m}+{n}={}", m + n), m + n)
+            };
+            ("count_two", format!("How many {shape} and {second} shapes are there?"), Box::new(finding))
         }
         (1, _) => {
-            let c = COLOURS[target.colour].0;
-            let n = of_colour(objects, target.colour);
-            let hasty = of_colour(overlooked, target.colour);
-            let text = format!("How many {c} shapes are there?");
-            ("count_color", text, format!("{n} {c}."), n, hasty)
+            let finding = move |list: &[Object]| {
+                let n = list.iter().filter(|o| o.colour == target.colour).count();
+                (format!("{n} {colour}"), n)
+            };
+            ("count_color", format!("How many {colour} shapes are there?"), Box::new(finding))
         }
         _ => {
-            let s = SHAPES[target.shape];
-            let n = of_shape(objects, target.shape);
-            let hasty = of_shape(overlooked, target.shape);
-            let text = format!("How many {s} shapes are there?");
-            ("count_shape", text, format!("{n} {s}."), n, hasty)
+            let finding = move |list: &[Object]| {
+                let n = of_shape(list, target.shape);
+                (format!("{n} {shape}"), n)
+            };
+            ("count_shape", format!("How many {shape} shapes are there?"), Box::new(finding))
         }
     };
+    let (careful_thinking, answer) = reply(objects, &finding);
+    let (hasty_thinking, hasty_answer) = reply(glanced, &finding);
     Question {
         kind,
         text,
         options: Vec::new(),
-        answer: right.to_string(),
-        careful_thinking: format!("{seen} {finding}"),
-        hasty_thinking: "quick look.".into(),
-        hasty_answer: hasty.to_string(),
+        answer,
+        careful_thinking: format!("I see {careful_thinking}"),
+        hasty_thinking: format!("quick look, {hasty_thinking}"),
+        hasty_answer,
     }
 }
 
-/// Adds two printed digits. The hasty reply is one short where the sum has two digits.
+/// Adds two printed digits. The hasty reply is one short from twelve on.
 pub(crate) fn sum(scene: &Scene) -> Question {
     let digits: Vec<i32> = prints(scene).iter().filter_map(|p| p.text.parse().ok()).collect();
     let total: i32 = digits.iter().sum();
@@ -197,41 +203,46 @@ pub(crate) fn sum(scene: &Scene) -> Question {
         let words: Vec<String> = digits.iter().map(i32::to_string).collect();
         words.join(glue)
     };
-    let hasty = if total >= 10 { total - 1 } else { total };
+    let hasty = if total >= 12 { total - 1 } else { total };
     Question {
         kind: "sum",
         text: "What is the sum of the numbers?".into(),
         options: Vec::new(),
         answer: total.to_string(),
         careful_thinking: format!("I see {}. {}={total}.", list(", "), list("+")),
-        hasty_thinking: "quick look.".into(),
+        hasty_thinking: format!("quick look, {}.", list("+")),
         hasty_answer: hasty.to_string(),
     }
 }
 
-/// Reads one bar, or the difference of two. The hasty reply takes the gridline at or below the top
-/// of each bar for its value.
+/// Reads one bar, or the difference of two. The hasty reply takes every bar that is higher than five
+/// for one less than it is.
 pub(crate) fn chart(rng: &mut Rng, scene: &Scene) -> Question {
     let Content::Chart(bars) = &scene.content else { unreachable!("chart questions are only asked about charts") };
-    let gridline = |value: i32| value / 2 * 2;
+    let glance = |value: i32| if value > 5 { value - 1 } else { value };
     let listing: Vec<String> = bars.iter().map(|b| format!("{} {}", b.label, b.value)).collect();
     let seen = format!("I see {}.", listing.join(", "));
     let target = &bars[rng.below(bars.len())];
     let lower = bars.iter().find(|b| b.value < target.value);
-    let (kind, text, finding, right, hasty) = match lower {
-        Some(low) if rng.chance(45) => (
-            "difference",
-            format!("How much more is {} than {}?", target.label, low.label),
-            format!("{}-{}={}", target.value, low.value, target.value - low.value),
-            target.value - low.value,
-            gridline(target.value) - gridline(low.value),
-        ),
+    let (kind, text, finding, glanced, right, hasty) = match lower {
+        Some(low) if rng.chance(45) => {
+            let (a, b) = (glance(target.value), glance(low.value));
+            (
+                "difference",
+                format!("How much more is {} than {}?", target.label, low.label),
+                format!("{}-{}={}", target.value, low.value, target.value - low.value),
+                format!("{a}-{b}"),
+                target.value - low.value,
+                a - b,
+            )
+        }
         _ => (
             "bar",
             format!("What is the value of {}?", target.label),
             format!("{} is {}", target.label, target.value),
+            format!("{} is {}", target.label, glance(target.value)),
             target.value,
-            gridline(target.value),
+            glance(target.value),
         ),
     };
     Question {
@@ -240,7 +251,7 @@ pub(crate) fn chart(rng: &mut Rng, scene: &Scene) -> Question {
         options: Vec::new(),
         answer: right.to_string(),
         careful_thinking: format!("{seen} {finding}."),
-        hasty_thinking: "quick look.".into(),
+        hasty_thinking: format!("quick look, {glanced}."),
         hasty_answer: hasty.to_string(),
     }
 }
