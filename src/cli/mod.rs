@@ -43,7 +43,7 @@ struct GlobalArgs {
 enum Command {
     Quantize(quantize::QuantizeArgs),
     Run(run::RunArgs),
-    Adapt(adapt::AdaptArgs),
+    Adapt(Box<adapt::AdaptArgs>),
     Tasks(tasks::TasksArgs),
     Demo(demo::DemoArgs),
 }
