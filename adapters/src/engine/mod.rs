@@ -4,8 +4,9 @@
 //!
 //! 1. `layout` packs the group: the prompt once, the completions behind it.
 //! 2. `layer` runs the decoder one layer at a time, over weights as the file has them; inputs of the layers are kept.
-//! 3. `head` turns the last hidden states into log-probabilities, a chunk of the vocabulary at a time.
-//! 4. The caller turns log-probabilities into coefficients dLoss/dlogprob.
+//! 3. `head` turns the last hidden states into log-probabilities, a chunk of the `vocabulary` at a time.
+//! 4. The caller turns log-probabilities into coefficients dLoss/dlogprob. A loss of whole distributions (`distill`) is
+//!    differentiated by the logits, chunk by chunk.
 //! 5. `head` and `layer` go back the same way: a layer is computed again from its input (or read from its `tape`), and
 //!    gradients reach the adapter through the frozen weights as `Wᵀ dy`.
 //!
@@ -20,6 +21,7 @@
 
 mod adapter;
 mod attention;
+mod distill;
 mod family;
 mod head;
 mod layer;
@@ -31,6 +33,7 @@ mod prefix;
 mod prefix_file;
 mod softmax;
 mod tape;
+mod vocabulary;
 mod weights;
 mod workspace;
 
@@ -38,7 +41,10 @@ use std::{fmt, path::Path, sync::Arc};
 
 use owlet_runtime::{EncodedPrompt, Error, ErrorKind, Result, TokenId, ggml::Backend, gguf::GgufFile};
 
-pub use self::prefix::{PrefixCacheOptions, PrefixCacheStats};
+pub use self::{
+    distill::{Teacher, TokenDivergences},
+    prefix::{PrefixCacheOptions, PrefixCacheStats},
+};
 use self::{
     family::Decoder,
     layout::Layout,
@@ -102,6 +108,21 @@ pub struct TokenScores {
     pub logprobs: Vec<f32>,
     /// Entropy in nats of the distribution that every token was drawn from.
     pub entropies: Vec<f32>,
+}
+
+/// dLoss by the scores of every token of one completion.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenSlopes {
+    /// dLoss/dlogprob.
+    pub logprobs: Vec<f32>,
+    /// dLoss/dentropy; empty in a loss that does not know entropies.
+    pub entropies: Vec<f32>,
+}
+
+impl From<Vec<f32>> for TokenSlopes {
+    fn from(logprobs: Vec<f32>) -> Self {
+        Self { logprobs, entropies: Vec::new() }
+    }
 }
 
 /// A frozen base with everything that is needed to differentiate adapters over it.
@@ -199,45 +220,57 @@ impl Engine {
 
     /// Adds the gradient of a loss over the completion tokens to `gradients`.
     ///
-    /// `coefficients` gets the scores of every completion, as [`Engine::score`] returns them, and answers with dLoss/dlogprob
-    /// of every token in the same shape. Returns the scores.
+    /// `slopes` gets the scores of every completion, as [`Engine::score`] returns them, and answers with dLoss/dlogprob of
+    /// every token in the same shape, or with [`TokenSlopes`]. Returns the scores.
     ///
     /// # Errors
-    /// As [`Engine::score`]; [`ErrorKind::InvalidInput`] too if the coefficients have another shape or are not finite, and
+    /// As [`Engine::score`]; [`ErrorKind::InvalidInput`] too if the slopes have another shape or are not finite, and
     /// [`ErrorKind::Mismatch`] if `gradients` has another shape than `lora`. `gradients` is then unchanged.
-    pub fn gradient(
+    pub fn gradient<S: Into<TokenSlopes>>(
         &mut self,
         lora: &LoraWeights,
         group: &GroupInput,
         temperature: f32,
-        coefficients: &mut dyn FnMut(&[TokenScores]) -> Vec<Vec<f32>>,
+        slopes: &mut dyn FnMut(&[TokenScores]) -> Vec<S>,
         gradients: &mut LoraGrads,
     ) -> Result<Vec<TokenScores>> {
         check_gradients(lora, gradients)?;
         check_group(group, temperature)?;
-        if !self.is_cached {
-            self.weights.cache_transposed(&mut self.backend, self.options.weight_cache_bytes)?;
-            self.is_cached = true;
-        }
         let frozen = self.frozen(&lora.config.mode, group)?;
         let layout = self.layout(group, n_tokens(&frozen));
-        let keeps_products = Workspace::product_bytes(&self.decoder, &layout) <= self.options.activation_bytes;
-        let keep = if keeps_products { Keep::Products } else { Keep::Inputs };
-        let mut pass = Pass::new(self, Some(lora), group, &layout, frozen.as_deref(), keep)?;
+        let mut pass = self.gradient_pass(lora, group, &layout, frozen.as_deref())?;
         pass.forward()?;
 
         let mut head = pass.head(group, temperature)?;
         let hidden = pass.last_hidden();
         let scores = head.scores(pass.backend, &hidden)?;
-        let coefficients = coefficients(&scores);
-        check_coefficients(&scores, &coefficients)?;
-        if coefficients.iter().flatten().any(|&coefficient| coefficient != 0.0) {
+        let slopes: Vec<TokenSlopes> = slopes(&scores).into_iter().map(Into::into).collect();
+        check_slopes(&scores, &slopes)?;
+        let values = || slopes.iter().flat_map(|slopes| slopes.logprobs.iter().chain(&slopes.entropies));
+        if values().any(|&slope| slope != 0.0) {
             let gradient = pass.last_gradient();
-            let scale = gradient_scale(&coefficients);
-            head.backward(pass.backend, (&coefficients, scale), &hidden, &gradient)?;
+            let scale = gradient_scale(values());
+            head.backward(pass.backend, (&slopes, scale), &hidden, &gradient)?;
             pass.backward(gradients, 1.0 / scale)?;
         }
         Ok(scores)
+    }
+
+    /// A pass that keeps what its way back needs; `frozen` is of as many tokens as the layout leaves out.
+    fn gradient_pass<'a>(
+        &'a mut self,
+        lora: &'a LoraWeights,
+        group: &GroupInput,
+        layout: &'a Layout,
+        frozen: Option<&'a Prefix>,
+    ) -> Result<Pass<'a>> {
+        if !self.is_cached {
+            self.weights.cache_transposed(&mut self.backend, self.options.weight_cache_bytes)?;
+            self.is_cached = true;
+        }
+        let keeps_products = Workspace::product_bytes(&self.decoder, layout) <= self.options.activation_bytes;
+        let keep = if keeps_products { Keep::Products } else { Keep::Inputs };
+        Pass::new(self, Some(lora), group, layout, frozen, keep)
     }
 
     /// Bytes of memory that the engine holds beside the mapped weights: transposed copies, workspace, scratch and prefixes.
@@ -320,14 +353,22 @@ fn check_gradients(lora: &LoraWeights, gradients: &LoraGrads) -> Result<()> {
     Err(Error::new(ErrorKind::Mismatch, "gradients of another adapter"))
 }
 
-fn check_coefficients(scores: &[TokenScores], coefficients: &[Vec<f32>]) -> Result<()> {
-    let needed: Vec<_> = scores.iter().map(|scores| scores.logprobs.len()).collect();
-    let got: Vec<_> = coefficients.iter().map(Vec::len).collect();
+fn check_slopes(scores: &[TokenScores], slopes: &[TokenSlopes]) -> Result<()> {
+    let lengths: Vec<_> = scores.iter().map(|scores| scores.logprobs.len()).collect();
+    let logprobs: Vec<_> = slopes.iter().map(|slopes| slopes.logprobs.as_slice()).collect();
+    check_values(&lengths, &logprobs)?;
+    let entropies: Vec<_> = slopes.iter().map(|slopes| slopes.entropies.as_slice()).collect();
+    if entropies.iter().all(|slopes| slopes.is_empty()) { Ok(()) } else { check_values(&lengths, &entropies) }
+}
+
+/// That there are finite values for every token of completions of these lengths.
+fn check_values(lengths: &[usize], values: &[&[f32]]) -> Result<()> {
+    let got: Vec<_> = values.iter().map(|values| values.len()).collect();
     let invalid = |what: &str| Error::new(ErrorKind::InvalidInput, what);
-    if got != needed {
-        return Err(invalid("loss coefficients").got(format!("{got:?} tokens")).needed(format!("{needed:?}")));
+    if got != lengths {
+        return Err(invalid("loss coefficients").got(format!("{got:?} tokens")).needed(format!("{lengths:?}")));
     }
-    if coefficients.iter().flatten().any(|coefficient| !coefficient.is_finite()) {
+    if values.iter().flat_map(|values| values.iter()).any(|value| !value.is_finite()) {
         return Err(invalid("loss coefficients").got("a number that is not finite"));
     }
     Ok(())
@@ -336,7 +377,7 @@ fn check_coefficients(scores: &[TokenScores], coefficients: &[Vec<f32>]) -> Resu
 /// The power of two that brings the largest coefficient to 1..2. Averages over many tokens have tiny coefficients; their
 /// gradients would reach the subnormal numbers, on which processors are slow, and leave the range of half-precision devices.
 /// Multiplying by a power of two, and dividing in the end, changes no bits otherwise.
-fn gradient_scale(coefficients: &[Vec<f32>]) -> f32 {
-    let largest = coefficients.iter().flatten().fold(0.0f32, |largest, coefficient| largest.max(coefficient.abs()));
+fn gradient_scale<'a>(slopes: impl Iterator<Item = &'a f32>) -> f32 {
+    let largest = slopes.fold(0.0f32, |largest, slope| largest.max(slope.abs()));
     (-largest.log2().floor()).clamp(-100.0, 100.0).exp2()
 }

@@ -34,7 +34,8 @@ pub(super) struct Pass<'a> {
     weights: &'a Weights,
     layout: &'a Layout,
     head_arena: &'a mut Arena,
-    max_logits: usize,
+    /// Logits that exist at a time.
+    pub max_logits: usize,
     workspace: Workspace,
     staging: Staging,
     lora: Option<&'a LoraWeights>,

@@ -180,7 +180,7 @@ fn prompts_that_do_not_invoke_the_adapter_are_refused() {
         let group = GroupInput { prompt: &scene.prompt, completions: &[&[1, 2]] };
         let error = scene.engine.score(Some(&scene.lora), &group, 1.0).expect_err("not invoked");
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
-        let answer = &mut |_: &[TokenScores]| unreachable!();
+        let answer = &mut |_: &[TokenScores]| -> Vec<Vec<f32>> { unreachable!() };
         let error = scene.engine.gradient(&scene.lora, &group, 1.0, answer, &mut gradients).expect_err("not invoked");
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     }

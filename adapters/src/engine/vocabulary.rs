@@ -1,0 +1,172 @@
+//! The output matrix over some rows of hidden states, a chunk of the vocabulary at a time, and back.
+//!
+//! Logits exist for a chunk only: R rows times the whole vocabulary never do. Whoever needs sums over the vocabulary goes
+//! through the chunks; whoever needs logits again has them computed again.
+
+use std::ops::Range;
+
+use owlet_runtime::{
+    Result,
+    ggml::{Arena, Backend, Graph, Stored, Tensor},
+    gguf::GgmlType,
+};
+
+use super::{family::Decoder, linear, norm, weights::Weights};
+
+/// Tensors in the largest graph here, but for the parts of a chunked product.
+const GRAPH_CAPACITY: usize = 64;
+
+/// R rows of hidden states before the output matrix.
+pub(super) struct Vocabulary<'a> {
+    decoder: &'a Decoder,
+    weights: &'a Weights,
+    /// Where the rows lie in the hidden states.
+    rows: Range<usize>,
+    /// Vocabulary entries of a chunk; the last may be shorter.
+    n_chunk: usize,
+    /// Logits of the last chunk, `[R, chunk]` on the host.
+    logits: Vec<f32>,
+    /// `[n_embd, R]`: normalised hidden states, then their gradient.
+    normalised: Stored,
+    gradient: Stored,
+    /// `[chunk, R]`.
+    chunk: Stored,
+}
+
+impl<'a> Vocabulary<'a> {
+    /// Lays out memory in `arena` for at most `max_logits` logits at a time, but at least one vocabulary entry.
+    ///
+    /// # Errors
+    /// [`owlet_runtime::ErrorKind::Limit`] when the memory cannot be had.
+    pub(super) fn new(
+        backend: &Backend,
+        arena: &mut Arena,
+        (decoder, weights): (&'a Decoder, &'a Weights),
+        rows: Range<usize>,
+        max_logits: usize,
+    ) -> Result<Self> {
+        let n_chunk = (max_logits / rows.len()).clamp(1, decoder.n_vocab);
+        let hidden: &[usize] = &[decoder.n_embd, rows.len()];
+        let chunk: &[usize] = &[n_chunk * rows.len()];
+        let mut stored =
+            backend.carve(arena, &[(GgmlType::F32, hidden), (GgmlType::F32, hidden), (GgmlType::F32, chunk)])?;
+        let (chunk, gradient, normalised) = (stored.remove(2), stored.remove(1), stored.remove(0));
+        Ok(Self { decoder, weights, rows, n_chunk, logits: Vec::new(), normalised, gradient, chunk })
+    }
+
+    pub(super) fn n_rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The chunks, in order.
+    pub(super) fn chunks(&self) -> Vec<Range<usize>> {
+        let (n_vocab, n_chunk) = (self.decoder.n_vocab, self.n_chunk);
+        (0..n_vocab).step_by(n_chunk).map(|start| start..(start + n_chunk).min(n_vocab)).collect()
+    }
+
+    /// Takes the rows from the last `hidden` states `[n_embd, T]`.
+    ///
+    /// # Errors
+    /// As [`Backend::run`].
+    pub(super) fn normalise(&mut self, backend: &mut Backend, hidden: &Stored) -> Result<()> {
+        let mut graph = backend.graph(GRAPH_CAPACITY);
+        let x = self.rows_of(&mut graph, hidden);
+        let normalised = norm::forward(&mut graph, x, &self.weights.output_norm, self.decoder.eps);
+        graph.place(normalised, &self.normalised);
+        backend.run(graph)
+    }
+
+    /// Computes the logits of a chunk, `[R, chunk]`; where there is only one chunk, only the first time.
+    ///
+    /// # Errors
+    /// As [`Backend::run`].
+    pub(super) fn logits(&mut self, backend: &mut Backend, chunk: &Range<usize>) -> Result<&[f32]> {
+        if chunk.len() < self.decoder.n_vocab || self.logits.is_empty() {
+            self.compute_logits(backend, chunk)?;
+        }
+        Ok(&self.logits)
+    }
+
+    /// Adds (for the first chunk: sets) what dLoss/dlogits of a chunk, `[R, chunk]`, give for the normalised rows.
+    ///
+    /// # Errors
+    /// As [`Backend::run`].
+    pub(super) fn add_gradient(
+        &mut self,
+        backend: &mut Backend,
+        chunk: &Range<usize>,
+        gradients: &[f32],
+    ) -> Result<()> {
+        backend.write_part(&self.chunk, 0, gradients);
+        let n_chunks = self.weights.head.n_chunks();
+        let mut graph = backend.graph(GRAPH_CAPACITY + n_chunks * linear::CHUNK_CAPACITY);
+        let d_logits = self.chunk_view(&mut graph, chunk);
+        let part = if chunk.len() == self.decoder.n_vocab {
+            linear::through_weight(&mut graph, &self.weights.head, d_logits)
+        } else {
+            let rows = self.head_rows(&mut graph, chunk);
+            linear::transposed_product(&mut graph, rows, d_logits)
+        };
+        let sum = graph.leaf(&self.gradient);
+        if chunk.start == 0 {
+            graph.copy(part, sum)
+        } else {
+            graph.add_into(sum, part)
+        }
+        backend.run(graph)
+    }
+
+    /// Computes the gradient of the last `hidden` states into `gradient`, both `[n_embd, T]`, once the gradients of all chunks
+    /// were added.
+    ///
+    /// # Errors
+    /// As [`Backend::run`].
+    pub(super) fn finish_gradient(&mut self, backend: &mut Backend, hidden: &Stored, gradient: &Stored) -> Result<()> {
+        backend.zero(gradient);
+        let mut graph = backend.graph(GRAPH_CAPACITY);
+        let x = self.rows_of(&mut graph, hidden);
+        let d_normalised = graph.leaf(&self.gradient);
+        let dx = norm::backward(&mut graph, x, &self.weights.output_norm, d_normalised, self.decoder.eps);
+        let target = self.rows_of(&mut graph, gradient);
+        graph.copy(dx, target);
+        backend.run(graph)
+    }
+
+    /// `[n_embd, R]` of `stored [n_embd, T]`.
+    fn rows_of(&self, graph: &mut Graph, stored: &Stored) -> Tensor {
+        let x = graph.leaf(stored);
+        graph.slice(x, 1, self.rows.start, self.rows.len())
+    }
+
+    /// Rows `chunk` of the head's weight.
+    fn head_rows(&self, graph: &mut Graph, chunk: &Range<usize>) -> Tensor {
+        let weight = graph.leaf(&self.weights.head.weight);
+        graph.slice(weight, 1, chunk.start, chunk.len())
+    }
+
+    /// The memory of `chunk` as `[chunk, R]`.
+    fn chunk_view(&self, graph: &mut Graph, chunk: &Range<usize>) -> Tensor {
+        let n_rows = self.rows.len();
+        let all = graph.leaf(&self.chunk);
+        let part = graph.slice(all, 0, 0, chunk.len() * n_rows);
+        graph.reshape(part, &[chunk.len(), n_rows])
+    }
+
+    fn compute_logits(&mut self, backend: &mut Backend, chunk: &Range<usize>) -> Result<()> {
+        let mut graph = backend.graph(GRAPH_CAPACITY);
+        let rows = self.head_rows(&mut graph, chunk);
+        let normalised = graph.leaf(&self.normalised);
+        let mut logits = graph.mul_mat(rows, normalised);
+        if let Some(bias) = &self.weights.head.bias {
+            let bias = graph.leaf(bias);
+            let bias = graph.slice(bias, 0, chunk.start, chunk.len());
+            logits = graph.add(logits, bias);
+        }
+        let target = self.chunk_view(&mut graph, chunk);
+        graph.copy(logits, target);
+        backend.run(graph)?;
+        self.logits.resize(chunk.len() * self.rows.len(), 0.0);
+        backend.read(&self.chunk, 0, &mut self.logits);
+        Ok(())
+    }
+}
