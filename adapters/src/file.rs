@@ -129,6 +129,7 @@ impl AdapterFile {
                 Some(invocation) => LoraMode::Activated { invocation },
                 None => LoraMode::Full,
             },
+            ..LoraConfig::default()
         };
         config.validate().map_err(at_file)?;
         if let Some(other) = modules.iter().find(|module| module.a.len() != config.rank * module.n_in) {
@@ -147,7 +148,7 @@ impl AdapterFile {
         writer.set("general.type", "adapter");
         writer.set("general.architecture", self.architecture.as_str());
         writer.set("adapter.type", "lora");
-        writer.set("adapter.lora.alpha", self.weights.config.alpha);
+        writer.set("adapter.lora.alpha", self.weights.config.plain_alpha());
         if let Some(tokens) = self.weights.config.mode.invocation() {
             writer.set(INVOCATION_KEY, self.invocation_numbers(tokens)?);
         }

@@ -12,7 +12,8 @@
 //! 7. [`optim`]: gradients to new weights;
 //! 8. [`mod@file`], [`checkpoint`] and [`metrics`]: what is written; [`statistics`]: how sure a result is.
 //!
-//! [`trainer`] is the loop over them, with the settings in [`options`]; [`mod@evaluate`] asks held-out samples.
+//! [`trainer`] is the loop over them, with the settings in [`options`] and those of published methods in [`method`];
+//! [`mod@evaluate`] asks held-out samples.
 #![forbid(unsafe_code)]
 
 pub mod advantage;
@@ -25,6 +26,7 @@ pub mod file;
 pub mod length;
 pub mod lora;
 pub mod loss;
+pub mod method;
 pub mod metrics;
 mod normal;
 pub mod optim;

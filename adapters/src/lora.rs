@@ -2,7 +2,8 @@
 //!
 //! Stands between the training engine, which reads [`LoraWeights`] and fills [`LoraGrads`], the optimizer,
 //! which changes the weights, and `file.rs`, which stores them.
-//! An adapted linear layer computes `W x + (alpha / rank) * B (A x)` (Hu et al., arXiv 2106.09685, section 4.1).
+//! An adapted linear layer computes `W x + (alpha / rank) * B (A x)` (Hu et al., arXiv 2106.09685, section 4.1), or with
+//! `alpha / sqrt(rank)` (rsLoRA, arXiv 2312.03732).
 //!
 //! Shapes: `A` is `[rank, n_in]`, `B` is `[n_out, rank]`, both row-major: row `i` of `A` is
 //! `a[i * n_in..(i + 1) * n_in]`. That is also the memory order of the GGUF tensors `.lora_a` and `.lora_b`.
@@ -142,11 +143,61 @@ pub struct LoraConfig {
     /// The tokens that it acts on. Default all.
     #[serde(default)]
     pub mode: LoraMode,
+    /// The blocks that are adapted. Default all. Gradients end at the lowest of them: less work for the upper ones alone.
+    #[serde(default)]
+    pub layers: Option<LayerRange>,
+    /// Multiplies the update by `alpha / sqrt(rank)` instead (rsLoRA, arXiv 2312.03732, section 3): what is learned at a
+    /// learning rate then depends little on the rank. Default no.
+    #[serde(default)]
+    pub rank_stabilized: bool,
 }
 
 impl Default for LoraConfig {
     fn default() -> Self {
-        Self { rank: 16, alpha: 32.0, targets: Target::ALL.into(), mode: LoraMode::Full }
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            targets: Target::ALL.into(),
+            mode: LoraMode::Full,
+            layers: None,
+            rank_stabilized: false,
+        }
+    }
+}
+
+/// Blocks of the decoder, from 0 at the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRange {
+    /// The lowest.
+    pub first: usize,
+    /// The highest, not below the first.
+    pub last: usize,
+}
+
+impl LayerRange {
+    fn contains(self, layer: usize) -> bool {
+        (self.first..=self.last).contains(&layer)
+    }
+}
+
+impl fmt::Display for LayerRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl FromStr for LayerRange {
+    type Err = Error;
+
+    /// Reads `FIRST-LAST`.
+    fn from_str(text: &str) -> Result<Self> {
+        let bounds = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+        match bounds {
+            Some((first, last)) if first <= last => Ok(Self { first, last }),
+            _ => Err(Error::new(ErrorKind::InvalidInput, "bad range of layers")
+                .got(format!("{text:?}"))
+                .needed("FIRST-LAST, such as 12-23")),
+        }
     }
 }
 
@@ -173,12 +224,22 @@ impl LoraConfig {
             let error = invalid("invocation of an activated adapter").got(format!("{invocation:?}"));
             return Err(error.needed(format!("at most {MAX_INVOCATION_TOKENS} tokens")));
         }
-        Ok(())
+        match self.layers {
+            Some(layers) if layers.first > layers.last => {
+                Err(invalid("bad range of layers").got(layers).needed("the lowest first"))
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// `alpha / rank`, the factor of `B A`.
+    /// The factor of `B A`.
     pub fn scaling(&self) -> f32 {
-        self.alpha / self.rank as f32
+        self.plain_alpha() / self.rank as f32
+    }
+
+    /// The alpha of an ordinary adapter of the same strength: what files hold, whose readers divide by the rank.
+    pub(crate) fn plain_alpha(&self) -> f32 {
+        if self.rank_stabilized { self.alpha * (self.rank as f32).sqrt() } else { self.alpha }
     }
 }
 
@@ -200,7 +261,8 @@ pub struct LoraModule {
 /// An adapter: its configuration and one [`LoraModule`] for every adapted tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraWeights {
-    /// Rank, strength and targets.
+    /// Rank, strength and targets, as an adapter file has them: a rank-stabilized strength is an ordinary one here, and the
+    /// modules alone tell the layers.
     pub config: LoraConfig,
     /// In the order of the list that [`LoraWeights::init`] got.
     pub modules: Vec<LoraModule>,
@@ -213,10 +275,20 @@ impl LoraWeights {
     /// the adapter changes nothing yet. The numbers of a module depend on `seed` and its name alone.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidInput`] if the configuration is out of range, [`ErrorKind::Mismatch`] if no tensor is a target.
+    /// [`ErrorKind::InvalidInput`] if the configuration is out of range, [`ErrorKind::Mismatch`] if no tensor is a target or
+    /// the range of layers goes beyond the model.
     pub fn init(config: &LoraConfig, tensors: &[(String, usize, usize)], seed: u64) -> Result<Self> {
         config.validate()?;
-        let adapted = |name: &str| Target::of_tensor(name).is_some_and(|target| config.targets.contains(&target));
+        let n_layers = tensors.iter().filter_map(|(name, ..)| layer_of(name)).max().map_or(0, |highest| highest + 1);
+        if let Some(layers) = config.layers.filter(|layers| layers.last >= n_layers) {
+            let error = Error::new(ErrorKind::Mismatch, "the model does not have these layers").got(layers);
+            return Err(error.needed(format!("below {n_layers}")));
+        }
+        let adapted = |name: &str| {
+            let is_target = Target::of_tensor(name).is_some_and(|target| config.targets.contains(&target));
+            let is_inside = || config.layers.is_none_or(|layers| layer_of(name).is_some_and(|n| layers.contains(n)));
+            is_target && is_inside()
+        };
         let modules: Vec<_> = tensors
             .iter()
             .filter(|(name, ..)| adapted(name))
@@ -231,7 +303,8 @@ impl LoraWeights {
             let names: Vec<_> = config.targets.iter().map(|target| target.name()).collect();
             return Err(Error::new(ErrorKind::Mismatch, "the model has no tensor to adapt").needed(names.join(", ")));
         }
-        Ok(Self { config: config.clone(), modules })
+        let plain = LoraConfig { alpha: config.plain_alpha(), layers: None, rank_stabilized: false, ..config.clone() };
+        Ok(Self { config: plain, modules })
     }
 
     /// `alpha / rank`, the factor of `B A`.
@@ -253,6 +326,11 @@ impl LoraWeights {
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
         self.modules.iter_mut().flat_map(|module| [module.a.as_mut_slice(), module.b.as_mut_slice()])
     }
+}
+
+/// N of a tensor `blk.N.…`.
+fn layer_of(tensor: &str) -> Option<usize> {
+    tensor.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }
 
 /// FNV-1a: a key that does not change between versions of the standard library.
@@ -354,11 +432,39 @@ mod tests {
             LoraConfig { targets: BTreeSet::new(), ..base.clone() },
             LoraConfig { mode: LoraMode::Activated { invocation: vec![1; 257] }, ..base.clone() },
             LoraConfig { mode: LoraMode::Activated { invocation: vec![-1] }, ..base.clone() },
+            LoraConfig { layers: Some(LayerRange { first: 2, last: 1 }), ..base.clone() },
         ] {
             let error = config.validate().expect_err("out of range");
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{config:?}");
         }
         assert!(base.validate().is_ok());
+    }
+
+    #[test]
+    fn a_range_of_layers_confines_the_adapter() {
+        let tensors: Vec<_> = (0..12).map(|layer| (format!("blk.{layer}.attn_q.weight"), 4, 4)).collect();
+        let with =
+            |layers: &str| LoraConfig { layers: Some(layers.parse().expect("a range")), ..LoraConfig::default() };
+        let weights = LoraWeights::init(&with("9-10"), &tensors, 0).expect("layers of the model");
+        let names: Vec<_> = weights.modules.iter().map(|module| module.name.as_str()).collect();
+        assert_eq!(names, ["blk.9.attn_q.weight", "blk.10.attn_q.weight"]);
+        let error = LoraWeights::init(&with("9-12"), &tensors, 0).expect_err("there are 12 layers");
+        assert_eq!(error.kind(), ErrorKind::Mismatch);
+        for bad in ["", "3", "4-3", "a-b", "-1-3", "1-"] {
+            assert!(bad.parse::<LayerRange>().is_err(), "{bad}");
+        }
+    }
+
+    /// Readers of adapter files compute alpha / rank.
+    #[test]
+    fn a_rank_stabilized_adapter_is_an_ordinary_one_of_the_same_strength() {
+        for (rank, expected) in [(1, 3.0), (4, 1.5), (16, 0.75), (64, 0.375)] {
+            let config = LoraConfig { rank, alpha: 3.0, rank_stabilized: true, ..LoraConfig::default() };
+            assert_eq!(config.scaling(), expected);
+            let weights = LoraWeights::init(&config, &tensors(), 0).expect("valid configuration");
+            assert_eq!(weights.config.alpha / rank as f32, expected);
+            assert_eq!(weights.scaling(), config.scaling());
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! AdamW over the adapter, and the learning rate of each step. Comes after the engine's gradients.
 
+use std::{fmt, str::FromStr};
+
 use owlet_runtime::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
@@ -120,6 +122,38 @@ pub enum Decay {
     Linear,
     /// Along half a cosine to 0 after the last step.
     Cosine,
+}
+
+impl Decay {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Constant, Self::Linear, Self::Cosine];
+
+    /// The name in options and configuration files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Constant => "constant",
+            Self::Linear => "linear",
+            Self::Cosine => "cosine",
+        }
+    }
+}
+
+impl fmt::Display for Decay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Decay {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|decay| decay.name() == text).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, "unknown learning rate schedule")
+                .got(format!("{text:?}"))
+                .needed("one of constant, linear, cosine")
+        })
+    }
 }
 
 /// The learning rate as a function of the step.

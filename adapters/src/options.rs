@@ -82,6 +82,9 @@ pub struct TrainerOptions {
     pub loss: LossOptions,
     /// Entropy shaping. Default none, as released. Costs one more forward pass.
     pub entropy_band: Option<EntropyBand>,
+    /// Reward for the entropy of the token distributions in nats, averaged as the loss is; finite and not negative. Default 0.
+    /// Unlike the band, which acts through the sampled tokens, it is differentiated exactly, through all of the vocabulary.
+    pub entropy_bonus: f64,
     /// Parts of the reward to one number; length shaping.
     pub reward: Composition,
     /// Online filtering. `None` trains on all groups.
@@ -118,6 +121,7 @@ impl Default for TrainerOptions {
             estimator: Estimator::default(),
             loss: LossOptions::default(),
             entropy_band: None,
+            entropy_bonus: 0.0,
             reward: Composition::default(),
             filter: Some(GroupFilter::default()),
             lora: LoraConfig::default(),
@@ -159,6 +163,9 @@ impl TrainerOptions {
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(out_of_range("top_p").got(self.top_p).needed("above 0, at most 1"));
+        }
+        if !(0.0..f64::INFINITY).contains(&self.entropy_bonus) {
+            return Err(out_of_range("entropy_bonus").got(self.entropy_bonus).needed("finite, not negative"));
         }
         self.loss.validate()?;
         self.entropy_band.as_ref().map_or(Ok(()), EntropyBand::validate)?;

@@ -8,7 +8,7 @@
 use owlet_runtime::{CancelToken, Error, ErrorKind, Result, TokenId};
 
 use crate::{
-    engine::{Engine, GroupInput, TokenScores},
+    engine::{Engine, GroupInput, TokenScores, TokenSlopes},
     entropy::BandPlan,
     lora::{LoraGrads, LoraWeights},
     loss::{BatchSize, LossStats, PolicyLoss, Sequence, policy_loss},
@@ -142,17 +142,17 @@ impl Learner<'_> {
             &mut |scores| {
                 let current = logprobs(scores);
                 let result = lesson.loss(options, &current, old.unwrap_or(&current), reference.as_ref(), size);
-                let coefficients = match &result {
-                    Ok(loss) => lesson.coefficients(loss, plan),
-                    Err(_) => scores.iter().map(|scores| vec![0.0; scores.logprobs.len()]).collect(),
+                let slopes = match &result {
+                    Ok(loss) => lesson.slopes(options, loss, plan, size),
+                    Err(_) => scores.iter().map(|scores| vec![0.0; scores.logprobs.len()].into()).collect(),
                 };
                 loss = Some(result);
-                coefficients
+                slopes
             },
             gradients,
         )?;
         let loss = loss.ok_or_else(|| Error::new(ErrorKind::Internal, "the engine asked for no coefficients"))??;
-        report.loss += loss.loss;
+        report.loss += loss.loss + lesson.bonus(options, &scores, size);
         report.stats.add(&loss.stats);
         report.sum_entropy +=
             scores.iter().flat_map(|scores| &scores.entropies).map(|&nats| f64::from(nats)).sum::<f64>();
@@ -193,12 +193,33 @@ impl Lesson<'_> {
         policy_loss(&options.loss, size, &sequences)
     }
 
-    fn coefficients(&self, loss: &PolicyLoss, plan: Option<&BandPlan>) -> Vec<Vec<f32>> {
-        let with_band = |coefficients: &Vec<f64>| {
-            let band = plan.map_or(0.0, |plan| plan.coefficient(self.task, coefficients.len()));
-            coefficients.iter().map(|coefficient| (coefficient + band) as f32).collect()
+    fn slopes(
+        &self,
+        options: &TrainerOptions,
+        loss: &PolicyLoss,
+        plan: Option<&BandPlan>,
+        size: BatchSize,
+    ) -> Vec<TokenSlopes> {
+        let slopes = |coefficients: &Vec<f64>| {
+            let n = coefficients.len();
+            let band = plan.map_or(0.0, |plan| plan.coefficient(self.task, n));
+            let bonus = -options.entropy_bonus * size.token_weight(options.loss.average, n);
+            TokenSlopes {
+                logprobs: coefficients.iter().map(|coefficient| (coefficient + band) as f32).collect(),
+                entropies: if bonus == 0.0 { Vec::new() } else { vec![bonus as f32; n] },
+            }
         };
-        loss.coefficients.iter().map(with_band).collect()
+        loss.coefficients.iter().map(slopes).collect()
+    }
+
+    /// The loss of the entropy bonus.
+    fn bonus(&self, options: &TrainerOptions, scores: &[TokenScores], size: BatchSize) -> f64 {
+        let entropies = scores.iter().map(|scores| &scores.entropies);
+        let weighted = |entropies: &Vec<f32>| {
+            let sum = entropies.iter().map(|&nats| f64::from(nats)).sum::<f64>();
+            sum * size.token_weight(options.loss.average, entropies.len())
+        };
+        -options.entropy_bonus * entropies.map(weighted).sum::<f64>()
     }
 
     /// Sum over the tokens of |engine - sampler|.

@@ -117,6 +117,15 @@ fn every_answer_ends_for_the_reason_it_states() {
 }
 
 #[test]
+fn control_tokens_are_never_picked_but_to_end_an_answer() {
+    let (model, _folder) = tiny::load();
+    let id = |name: &str| 256 + tiny::SPECIAL.iter().position(|special| *special == name).expect("a name") as i32;
+    let expected = ["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"].map(id);
+    assert_eq!(model.never_sampled(), expected);
+    assert!(["<|endoftext|>", "<|im_end|>"].map(id).iter().all(|&end| model.is_eog(end)));
+}
+
+#[test]
 fn the_caller_ends_one_answer_and_the_others_go_on() {
     let (model, _directory) = tiny::load();
     let prompts = [tiny::prompt(&model, "Hello")];

@@ -2,15 +2,17 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use owlet::{
-    EntropyBand, Estimator, Evaluation, Interval, KlPenalty, LengthEnvelope, LoraConfig, LoraMode, LossOptions,
-    Objective, Precision, PrefixCacheOptions, Schedule, Score, StepMetrics, Target, TaskType, Trainer, TrainerOptions,
-    VerifiableReward, reward::Composition,
+    EntropyBand, Estimator, Evaluation, Interval, KlPenalty, LengthEnvelope, LossOptions, Method, Objective, Precision,
+    Score, StepMetrics, TaskType, Trainer, TrainerOptions, VerifiableReward,
+    loss::{Average, KlEstimate},
+    reward::Composition,
 };
 use serde::Serialize;
 
 use super::{
+    adapter::{LoraArgs, ScheduleArgs},
     failure::Result,
     interrupt,
     model::ModelArgs,
@@ -44,6 +46,8 @@ pub(crate) struct AdaptArgs {
     #[command(flatten)]
     steps: StepArgs,
     #[command(flatten)]
+    method: MethodArgs,
+    #[command(flatten)]
     lora: LoraArgs,
     #[command(flatten)]
     shaping: ShapingArgs,
@@ -65,18 +69,8 @@ struct StepArgs {
     /// Answers to each question
     #[arg(long, default_value_t = 8, value_name = "G")]
     group_size: usize,
-    /// Rewards to advantages: g2rpo, g2rpo_group, grpo, dr_grpo or rloo
-    #[arg(long, default_value_t = Estimator::default(), value_name = "NAME")]
-    estimator: Estimator,
-    /// The clipped loss: clipped, gspo, cispo or sapo
-    #[arg(long, default_value_t = Objective::default(), value_name = "NAME")]
-    objective: Objective,
-    /// Learning rate of AdamW after its warm-up
-    #[arg(long, default_value_t = 1e-4, value_name = "RATE")]
-    lr: f64,
-    /// Steps over which the learning rate rises from 0
-    #[arg(long, default_value_t = 5, value_name = "N")]
-    warmup_steps: u64,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
     /// Temperature of the sampled answers and of the loss
     #[arg(long, default_value_t = 1.0, value_name = "T")]
     temperature: f32,
@@ -101,53 +95,62 @@ struct StepArgs {
     /// Text behind every question [default: think first, then answer, in tags]
     #[arg(long, value_name = "TEXT")]
     suffix: Option<String>,
-    /// Weight of a KL penalty against the untrained model [default: none]
-    #[arg(long, value_name = "WEIGHT")]
-    kl: Option<f64>,
     /// The same seed gives the same adapter
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
 }
 
-/// On which tokens an adapter acts.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Mode {
-    /// On all of them
-    Full,
-    /// From the opening of the answer on: what comes before is the base's (activated LoRA), computed once and kept
-    Activated,
-}
-
-/// The adapter's size.
+/// What the adapter is moved by. All but the method change one part of it.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Adapter")]
-struct LoraArgs {
-    /// Rank of the update of every layer
-    #[arg(long, default_value_t = LoraConfig::default().rank, value_name = "R")]
-    rank: usize,
-    /// Strength: the update counts alpha / rank
-    #[arg(long, default_value_t = LoraConfig::default().alpha, value_name = "A")]
-    alpha: f32,
-    /// Layers to adapt: any of q, k, v, o, gate, up, down [default: all]
-    #[arg(long, value_delimiter = ',', value_name = "LAYERS")]
-    targets: Vec<Target>,
-    /// The tokens that the adapter acts on
-    #[arg(long = "lora-mode", value_enum, default_value_t = Mode::Full)]
-    mode: Mode,
-    /// Folder that keeps keys and values of questions for later epochs and runs; for activated adapters
-    #[arg(long, value_name = "DIR")]
-    prefix_cache: Option<PathBuf>,
+#[command(next_help_heading = "Method")]
+struct MethodArgs {
+    /// Advantages and loss as published: g2rpo, g2rpo_group, grpo, dr_grpo, dapo, gspo, cispo or sapo
+    #[arg(long, default_value_t = Method::default(), value_name = "NAME")]
+    method: Method,
+    /// Rewards to advantages: g2rpo, g2rpo_group, grpo, dr_grpo or rloo [default: the method's]
+    #[arg(long, value_name = "NAME")]
+    estimator: Option<Estimator>,
+    /// What limits an update: clipped, gspo, cispo or sapo [default: the method's]
+    #[arg(long, value_name = "NAME")]
+    loss: Option<Objective>,
+    /// What the loss is the mean of: token, seq or fixed, the longest answer [default: the method's]
+    #[arg(long, value_name = "NAME", value_parser = ["token", "seq", "fixed"])]
+    average: Option<String>,
+    /// Clip the ratio of new to old probability below 1 - this; 1 is no clip [default: the method's]
+    #[arg(long, value_name = "0..1")]
+    clip_low: Option<f64>,
+    /// Clip it above 1 + this [default: the method's]
+    #[arg(long, value_name = "NUMBER")]
+    clip_high: Option<f64>,
+    /// Limit the loss of a bad answer to this times its advantage; 0 is no limit [default: the method's]
+    #[arg(long, value_name = "0|ABOVE 1")]
+    clip_dual: Option<f64>,
+    /// Weight of a penalty for leaving the untrained model, such as 0.01; 0 only measures it [default: none]
+    #[arg(long, value_name = "WEIGHT")]
+    kl_weight: Option<f64>,
+    /// How that is estimated: k1, abs, k2 or k3
+    #[arg(long, default_value_t = KlEstimate::default(), value_name = "NAME")]
+    kl_estimator: KlEstimate,
 }
 
-impl LoraArgs {
-    fn config(&self) -> LoraConfig {
-        let targets = if self.targets.is_empty() { Target::ALL.into() } else { self.targets.iter().copied().collect() };
-        let mode = match self.mode {
-            Mode::Full => LoraMode::Full,
-            // By what the chat template opens answers with.
-            Mode::Activated => LoraMode::Activated { invocation: Vec::new() },
+impl MethodArgs {
+    fn parts(&self, max_new_tokens: usize) -> (Estimator, LossOptions) {
+        let (estimator, loss) = self.method.parts(max_new_tokens);
+        let average = match self.average.as_deref() {
+            Some("token") => Average::Token,
+            Some("seq") => Average::Seq,
+            Some(_) => Average::Fixed { n_tokens: max_new_tokens },
+            None => loss.average,
         };
-        LoraConfig { rank: self.rank, alpha: self.alpha, targets, mode }
+        let loss = LossOptions {
+            objective: self.loss.unwrap_or(loss.objective),
+            clip_low: self.clip_low.unwrap_or(loss.clip_low),
+            clip_high: self.clip_high.unwrap_or(loss.clip_high),
+            clip_dual: self.clip_dual.map_or(loss.clip_dual, |dual| (dual != 0.0).then_some(dual)),
+            average,
+            kl: self.kl_weight.map(|coefficient| KlPenalty { coefficient, estimate: self.kl_estimator }),
+        };
+        (self.estimator.unwrap_or(estimator), loss)
     }
 }
 
@@ -164,6 +167,9 @@ struct ShapingArgs {
     /// Hold every task type's mean -logprob between two numbers of nats, such as 0.2,0.6
     #[arg(long, value_name = "LOW,HIGH", value_parser = parse_band)]
     entropy_band: Option<EntropyBand>,
+    /// Reward each nat of entropy of the token distributions by this, such as 0.001
+    #[arg(long, default_value_t = 0.0, value_name = "WEIGHT")]
+    entropy_bonus: f64,
 }
 
 /// What `--json` prints.
@@ -244,11 +250,11 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
 
 impl AdaptArgs {
     fn trainer_options(&self) -> TrainerOptions {
-        let StepArgs { steps, lr, warmup_steps, .. } = self.steps;
+        let (estimator, loss) = self.method.parts(self.steps.max_tokens);
         let defaults = TrainerOptions::default();
         TrainerOptions {
             seed: self.steps.seed,
-            n_steps: steps,
+            n_steps: self.steps.steps,
             prompts_per_step: self.steps.prompts_per_step,
             group_size: self.steps.group_size,
             max_new_tokens: self.steps.max_tokens,
@@ -259,22 +265,19 @@ impl AdaptArgs {
             updates_per_step: self.steps.updates_per_step,
             temperature: self.steps.temperature,
             suffix: self.steps.suffix.clone().unwrap_or(defaults.suffix),
-            estimator: self.steps.estimator,
-            loss: LossOptions {
-                objective: self.steps.objective,
-                kl: self.steps.kl.map(|coefficient| KlPenalty { coefficient, ..KlPenalty::default() }),
-                ..defaults.loss
-            },
+            estimator,
+            loss,
             entropy_band: self.shaping.entropy_band,
+            entropy_bonus: self.shaping.entropy_bonus,
             reward: Composition {
                 length_weight: if self.shaping.envelopes.is_empty() { 0.0 } else { self.shaping.length_weight },
                 envelopes: self.shaping.envelopes.iter().copied().collect(),
                 ..defaults.reward
             },
             lora: self.lora.config(),
-            schedule: Schedule { learning_rate: lr, warmup_steps, ..defaults.schedule },
+            schedule: self.steps.schedule.schedule(),
             n_threads: self.model.threads,
-            prefix_cache: PrefixCacheOptions { directory: self.lora.prefix_cache.clone(), ..defaults.prefix_cache },
+            prefix_cache: self.lora.prefix_cache(),
             ..defaults
         }
     }

@@ -8,6 +8,7 @@ use failure::Result;
 use output::Output;
 
 mod adapt;
+mod adapter;
 mod demo;
 mod draw;
 mod failure;

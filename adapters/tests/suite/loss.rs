@@ -3,10 +3,14 @@
 use crate::golden::{golden, numbers, report};
 use owlet_adapters::{
     entropy::EntropyBand,
-    loss::{Average, BatchSize, KlEstimate, LossOptions, LossStats, Objective, PolicyLoss, Sequence, policy_loss},
+    loss::{
+        Average, BatchSize, KlEstimate, KlPenalty, LossOptions, LossStats, Objective, PolicyLoss, Sequence,
+        likelihood_loss, policy_loss,
+    },
+    method::Method,
     task::TaskType,
 };
-use owlet_runtime::rng::Rng;
+use owlet_runtime::{ErrorKind, rng::Rng};
 use serde_json::Value;
 
 fn rows(value: &Value) -> Vec<Vec<f64>> {
@@ -39,7 +43,7 @@ fn options(case: &Value) -> LossOptions {
         objective,
         clip_low: number("clip_ratio_low"),
         clip_high: number("clip_ratio_high"),
-        clip_dual: number("clip_ratio_dual"),
+        clip_dual: Some(number("clip_ratio_dual")),
         average: average(&config["loss_avg_mode"]),
         kl: None,
     }
@@ -65,12 +69,16 @@ fn batch(case: &Value) -> Batch {
 }
 
 fn evaluate(options: &LossOptions, batch: &Batch) -> PolicyLoss {
+    evaluate_against(options, batch, None)
+}
+
+fn evaluate_against(options: &LossOptions, batch: &Batch, references: Option<&[Vec<f64>]>) -> PolicyLoss {
     let sequences: Vec<_> = (0..batch.logprobs.len())
         .map(|row| Sequence {
             advantage: batch.advantages[row],
             logprobs: &batch.logprobs[row],
             old_logprobs: &batch.old[row],
-            reference_logprobs: None,
+            reference_logprobs: references.map(|references| references[row].as_slice()),
         })
         .collect();
     let size = BatchSize::of(batch.logprobs.iter().map(Vec::len));
@@ -165,8 +173,8 @@ fn kl_estimates_match_the_reference() {
         for row in 0..mask.len() {
             let n: f64 = mask[row].iter().sum();
             let weight = match average(&case["loss_avg_mode"]) {
-                Average::Token => 1.0 / size.n_tokens as f64,
                 Average::Seq => 1.0 / (size.n_sequences as f64 * n),
+                _ => 1.0 / size.n_tokens as f64,
             };
             for token in 0..mask[row].len() {
                 let (value, slope) = estimate.at(logprobs[row][token], references[row][token]);
@@ -182,36 +190,117 @@ fn kl_estimates_match_the_reference() {
     report(&failures, cases.len());
 }
 
+/// Every method, with every mean and every penalty, against its own scalar.
 #[test]
 fn gradients_are_difference_quotients() {
     const STEP: f64 = 1e-6;
-    let mut rng = Rng::keyed(&[1]);
-    let mut draw = |n: usize| (0..n).map(|_| -2.0 * rng.uniform()).collect::<Vec<f64>>();
-    for objective in [Objective::Clipped, Objective::Gspo, Objective::Sapo { tau_positive: 1.0, tau_negative: 1.05 }] {
-        for average in [Average::Token, Average::Seq] {
-            let options = LossOptions { objective, average, ..LossOptions::default() };
-            let lengths = [3, 5, 0, 2];
-            let mut batch = Batch {
-                logprobs: lengths.map(&mut draw).to_vec(),
-                old: lengths.map(&mut draw).to_vec(),
-                advantages: vec![1.2, -0.7, 0.3, -2.0],
-            };
-            let coefficients = evaluate(&options, &batch).coefficients;
+    let averages = [Average::Token, Average::Seq, Average::Fixed { n_tokens: 7 }];
+    let penalties = || [None].into_iter().chain(KlEstimate::ALL.map(Some));
+    let mut failures = Vec::new();
+    let mut n_cases = 0;
+    for (method, average) in Method::ALL.into_iter().flat_map(|method| averages.map(|average| (method, average))) {
+        for estimate in penalties() {
+            let kl = estimate.map(|estimate| KlPenalty { estimate, coefficient: 0.2 });
+            let options = LossOptions { average, kl, ..method.parts(7).1 };
+            let mut batch = random_batch();
+            let references: Vec<Vec<f64>> =
+                batch.old.iter().map(|row| row.iter().map(|old| old - 0.3).collect()).collect();
+            let coefficients = evaluate_against(&options, &batch, Some(&references)).coefficients;
             for (row, coefficients) in coefficients.iter().enumerate() {
                 for (token, got) in coefficients.iter().enumerate() {
                     let mut at = |shift: f64| {
+                        // CISPO holds its weights constant: the old log-probability moves along.
+                        let old_shift = if options.objective == Objective::Cispo { shift } else { 0.0 };
                         batch.logprobs[row][token] += shift;
-                        let loss = evaluate(&options, &batch).loss;
+                        batch.old[row][token] += old_shift;
+                        let loss = evaluate_against(&options, &batch, Some(&references)).loss;
                         batch.logprobs[row][token] -= shift;
+                        batch.old[row][token] -= old_shift;
                         loss
                     };
                     let quotient = (at(STEP) - at(-STEP)) / (2.0 * STEP);
-                    assert!(
-                        (got - quotient).abs() < 1e-7,
-                        "{objective} {average:?} [{row}][{token}]: {got} {quotient}"
-                    );
+                    n_cases += 1;
+                    if (got - quotient).abs() > 1e-6 * (1.0 + got.abs()) {
+                        failures.push(format!("{method} {average:?} {estimate:?} [{row}][{token}]: {got} {quotient}"));
+                    }
                 }
             }
+        }
+    }
+    report(&failures, n_cases);
+}
+
+/// Ratios on both sides of every clip: near 1 in row 0, beyond the clamp of the log ratio in rows 3 and 4.
+fn random_batch() -> Batch {
+    let mut rng = Rng::keyed(&[1]);
+    let mut draw = |n: usize| (0..n).map(|_| -2.0 * rng.uniform()).collect::<Vec<f64>>();
+    let lengths = [3, 5, 0, 2, 1];
+    let (mut logprobs, mut old) = (lengths.map(&mut draw), lengths.map(&mut draw));
+    old[0] = logprobs[0].iter().map(|logprob| logprob - 1e-4).collect();
+    logprobs[3][0] = -35.0;
+    logprobs[4][0] = -45.0;
+    old[4][0] = -1.0;
+    Batch { logprobs: logprobs.to_vec(), old: old.to_vec(), advantages: vec![1.2, -0.7, 0.3, -2.0, 0.9] }
+}
+
+#[test]
+fn one_ratio_for_a_sequence_is_clipped_as_a_whole() {
+    let options = LossOptions { clip_low: 0.1, clip_high: 0.1, ..Method::Gspo.parts(7).1 };
+    let old = vec![vec![-1.0, -2.0], vec![-1.0, -2.0]];
+    // The geometric mean of e^0.4 and e^-0.3 is inside the clip, that of e^0.4 and e^-0.1 outside.
+    let batch = Batch { logprobs: vec![vec![-0.6, -2.3], vec![-0.6, -2.1]], old, advantages: vec![1.0, 1.0] };
+    let loss = evaluate(&options, &batch);
+    let ratio = 0.05f64.exp();
+    // As near as the reference's 1e-8 in the counts allows.
+    let near = |got: f64, expected: f64| (got - expected).abs() < 1e-7;
+    assert!(near(loss.loss, -(ratio + 1.1) / 2.0), "{loss:?}");
+    assert!(loss.coefficients[0].iter().all(|slope| near(*slope, -ratio / 4.0)), "{loss:?}");
+    assert_eq!(loss.coefficients[1], [0.0, 0.0]);
+    assert_eq!(loss.stats.n_clipped_high, 2);
+}
+
+#[test]
+fn a_fixed_length_weighs_all_tokens_alike_whatever_the_responses() {
+    let options = LossOptions { average: Average::Fixed { n_tokens: 10 }, ..LossOptions::default() };
+    let tokens = |n: usize| vec![-1.0; n];
+    let logprobs = vec![tokens(2), tokens(8)];
+    let batch = Batch { old: logprobs.clone(), logprobs, advantages: vec![-1.0, -1.0] };
+    let loss = evaluate(&options, &batch);
+    assert!(loss.coefficients.iter().flatten().all(|slope| !differ(*slope, 1.0 / 20.0)), "{loss:?}");
+}
+
+#[test]
+fn options_out_of_range_are_refused() {
+    let base = LossOptions::default();
+    for options in [
+        LossOptions { clip_low: 1.1, ..base },
+        LossOptions { clip_low: f64::NAN, ..base },
+        LossOptions { clip_high: -0.1, ..base },
+        LossOptions { clip_dual: Some(1.0), ..base },
+        LossOptions { average: Average::Fixed { n_tokens: 0 }, ..base },
+        LossOptions { kl: Some(KlPenalty { coefficient: -1.0, ..KlPenalty::default() }), ..base },
+        LossOptions { objective: Objective::Sapo { tau_positive: 0.0, tau_negative: 1.0 }, ..base },
+    ] {
+        let error = policy_loss(&options, BatchSize::default(), &[]).expect_err("out of range");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{options:?}");
+    }
+}
+
+#[test]
+fn the_likelihood_of_given_responses_is_averaged_as_asked() {
+    let sequences: [&[f64]; 2] = [&[-1.0], &[-2.0, -3.0, -4.0]];
+    let size = BatchSize::of(sequences.iter().map(|sequence| sequence.len()));
+    for (average, loss, slopes) in [
+        (Average::Token, 10.0 / 4.0, [1.0 / 4.0, 1.0 / 4.0]),
+        (Average::Seq, (1.0 + 3.0) / 2.0, [1.0 / 2.0, 1.0 / 6.0]),
+        (Average::Fixed { n_tokens: 5 }, 10.0 / 10.0, [1.0 / 10.0, 1.0 / 10.0]),
+    ] {
+        let got = likelihood_loss(average, size, &sequences);
+        // As near as the reference's 1e-8 in the counts allows.
+        let near = |got: f64, expected: f64| (got - expected).abs() < 1e-7;
+        assert!(near(got.loss, loss), "{average:?}: {got:?}");
+        for (row, slope) in got.coefficients.iter().zip(slopes) {
+            assert!(row.iter().all(|got| near(*got, -slope)), "{average:?}: {row:?}");
         }
     }
 }

@@ -272,7 +272,8 @@ impl Model {
         self.0.vocab.is_end(token)
     }
 
-    /// Tokens that generation never picks: marks around pictures, and rows of the vocabulary that stand for nothing.
+    /// Tokens that generation never picks, ascending: marks of pictures and videos, control tokens that do not end an
+    /// answer, and rows of the vocabulary that stand for nothing.
     pub fn never_sampled(&self) -> &[TokenId] {
         self.0.vocab.never_sampled()
     }

@@ -9,7 +9,7 @@ pub type TokenId = i32;
 
 /// Type of tokens that stand for nothing in `tokenizer.ggml.token_type`, as llama.cpp numbers it.
 const UNUSED: i32 = 5;
-/// Marks that only stand around or instead of pictures.
+/// Marks that only stand around or instead of pictures; some files call them ordinary tokens.
 const VISION_MARKS: [&str; 5] =
     ["<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"];
 
@@ -42,9 +42,15 @@ impl Vocabulary {
             attributes & (sys::LLAMA_TOKEN_ATTR_CONTROL | sys::LLAMA_TOKEN_ATTR_UNKNOWN) != 0
         };
         let control = (0..tokens.len()).filter(is_control).filter(|&id| !tokens[id].is_empty());
+        // A control token inside an answer would begin a turn, or promise a picture that does not follow; only those that
+        // end the answer are the model's to say.
+        // SAFETY: as above.
+        let is_end = |id: usize| unsafe { sys::llama_vocab_is_eog(raw, id as TokenId) };
         let mut never_sampled: Vec<_> = (0..types.len()).filter(|&id| types[id] == UNUSED).collect();
         never_sampled.extend(VISION_MARKS.iter().filter_map(|mark| id_of(mark)));
+        never_sampled.extend((0..tokens.len()).filter(is_control).filter(|&id| !is_end(id)));
         never_sampled.sort_unstable();
+        never_sampled.dedup();
         let spelling = |key: &str| {
             let id = file.opt_u32(key)?;
             Ok(id.and_then(|id| tokens.get(id as usize)).cloned())

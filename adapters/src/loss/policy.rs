@@ -1,8 +1,5 @@
 //! The policy loss: advantages and log-probabilities to a loss and to dLoss/dlogprob of every sampled token.
 //!
-//! Comes after `advantage.rs`; the engine multiplies the coefficients into its backward pass. Everything is f64.
-//! A batch is a set of sequences (one response each) of T sampled tokens; prompt and image tokens are not part of them.
-//!
 //! With `d = clamp(logprob - old_logprob, -20, 20)`, `r = exp(d)` and `r_c = r` clamped to `[1 - clip_low, 1 + clip_high]`,
 //! the clipped loss of a token with advantage A (arXiv 2604.08539, section 3.1; clip-higher of arXiv 2503.14476; dual
 //! clip of arXiv 1912.09729) is `max(-A r, -A r_c)`, for A < 0 at most `-A clip_dual`.
@@ -12,12 +9,7 @@ use std::{fmt, str::FromStr};
 use owlet_runtime::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-/// Log ratios beyond this are clamped, and have no gradient.
-const MAX_LOG_RATIO: f64 = 20.0;
-/// The estimate k3 is clamped to this, and has no gradient beyond.
-const MAX_K3: f64 = 10.0;
-/// The reference adds this to every token count; so do we, and an empty batch has loss 0.
-pub(crate) const COUNT_EPSILON: f64 = 1e-8;
+use super::{Average, BatchSize, COUNT_EPSILON, KlPenalty, MAX_LOG_RATIO};
 
 /// How the importance ratio limits the update of a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,9 +18,10 @@ pub enum Objective {
     /// Clipped ratio with dual clip, per token. The default.
     #[default]
     Clipped,
-    /// GSPO (arXiv 2507.18071): as clipped, with the geometric mean of the ratios of a sequence for each of its tokens.
+    /// GSPO (arXiv 2507.18071, equations 5 and 7): as clipped, with the geometric mean of the ratios of a sequence for each of
+    /// its tokens.
     Gspo,
-    /// CISPO (arXiv 2506.13585): `-A r_c logprob` with `r_c` held constant.
+    /// CISPO (arXiv 2506.13585, equations 4 and 5): `-A r_c logprob` with `r_c` held constant.
     Cispo,
     /// SAPO (arXiv 2511.20347): a soft gate `4 / tau * sigmoid(tau (r - 1))` instead of a clip.
     Sapo {
@@ -39,6 +32,11 @@ pub enum Objective {
     },
 }
 
+impl Objective {
+    /// With the temperatures of its authors.
+    pub const SAPO: Self = Self::Sapo { tau_positive: 1.0, tau_negative: 1.05 };
+}
+
 impl FromStr for Objective {
     type Err = Error;
 
@@ -47,7 +45,7 @@ impl FromStr for Objective {
             "clipped" => Ok(Self::Clipped),
             "gspo" => Ok(Self::Gspo),
             "cispo" => Ok(Self::Cispo),
-            "sapo" => Ok(Self::Sapo { tau_positive: 1.0, tau_negative: 1.05 }),
+            "sapo" => Ok(Self::SAPO),
             _ => Err(Error::new(ErrorKind::InvalidInput, "unknown objective")
                 .got(format!("{text:?}"))
                 .needed("one of clipped, gspo, cispo, sapo")),
@@ -66,79 +64,18 @@ impl fmt::Display for Objective {
     }
 }
 
-/// What one loss value is the mean of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Average {
-    /// All tokens of the optimizer batch alike. The default.
-    #[default]
-    Token,
-    /// The tokens of each sequence, then the sequences.
-    Seq,
-}
-
-/// Estimates of KL(policy || reference) from the log-probabilities of a sampled token, `x = reference - policy`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KlEstimate {
-    /// `-x`
-    K1,
-    /// `|x|`
-    Abs,
-    /// `x^2 / 2`
-    K2,
-    /// `exp(x) - x - 1` with x clamped to ±20 and the result to 10: unbiased, never negative. The default.
-    #[default]
-    K3,
-}
-
-impl KlEstimate {
-    /// The estimate and its derivative by `logprob`.
-    pub fn at(self, logprob: f64, reference: f64) -> (f64, f64) {
-        let x = reference - logprob;
-        match self {
-            Self::K1 => (-x, 1.0),
-            Self::Abs if x == 0.0 => (0.0, 0.0),
-            Self::Abs => (x.abs(), -x.signum()),
-            Self::K2 => (0.5 * x * x, -x),
-            Self::K3 => {
-                let clamped = x.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO);
-                let estimate = clamped.exp() - clamped - 1.0;
-                let slope = if x == clamped && estimate <= MAX_K3 { 1.0 - x.exp() } else { 0.0 };
-                (estimate.min(MAX_K3), slope)
-            }
-        }
-    }
-}
-
-/// A penalty for leaving the reference policy, which is the base model without its adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct KlPenalty {
-    /// How the divergence is estimated. Default k3.
-    pub estimate: KlEstimate,
-    /// Weight in the loss, finite and not negative. Default 0.01.
-    pub coefficient: f64,
-}
-
-impl Default for KlPenalty {
-    fn default() -> Self {
-        Self { estimate: KlEstimate::K3, coefficient: 0.01 }
-    }
-}
-
 /// The policy loss and its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossOptions {
     /// How the ratio limits an update. Default clipped.
     pub objective: Objective,
-    /// The ratio is clipped below `1 - clip_low`; in [0, 1). Default 0.2.
+    /// The ratio is clipped below `1 - clip_low`; in [0, 1], where 1 is no clip. Default 0.2.
     pub clip_low: f64,
     /// The ratio is clipped above `1 + clip_high`; not negative. Default 0.3.
     pub clip_high: f64,
-    /// The loss of a token with negative advantage is at most `-A clip_dual`; above 1. Default 3.
-    pub clip_dual: f64,
+    /// The loss of a token with negative advantage is at most `-A clip_dual`; above 1, or `None`. Default 3.
+    pub clip_dual: Option<f64>,
     /// Mean over tokens or over sequences. Default tokens.
     pub average: Average,
     /// Penalty against the reference policy. Default none; it costs one more forward pass.
@@ -151,7 +88,7 @@ impl Default for LossOptions {
             objective: Objective::Clipped,
             clip_low: 0.2,
             clip_high: 0.3,
-            clip_dual: 3.0,
+            clip_dual: Some(3.0),
             average: Average::Token,
             kl: None,
         }
@@ -167,10 +104,11 @@ impl LossOptions {
             _ => (1.0, 1.0),
         };
         let coefficient = self.kl.map_or(0.0, |kl| kl.coefficient);
+        let clip_dual = self.clip_dual.unwrap_or(2.0);
         for (name, value, valid, needed) in [
-            ("clip_low", self.clip_low, (0.0..1.0).contains(&self.clip_low), "in [0, 1)"),
+            ("clip_low", self.clip_low, (0.0..=1.0).contains(&self.clip_low), "in [0, 1]"),
             ("clip_high", self.clip_high, (0.0..f64::INFINITY).contains(&self.clip_high), "finite, not negative"),
-            ("clip_dual", self.clip_dual, self.clip_dual.is_finite() && self.clip_dual > 1.0, "finite, above 1"),
+            ("clip_dual", clip_dual, clip_dual.is_finite() && clip_dual > 1.0, "finite, above 1"),
             ("kl.coefficient", coefficient, (0.0..f64::INFINITY).contains(&coefficient), "finite, not negative"),
             ("tau_positive", tau_positive, tau_positive.is_finite() && tau_positive > 0.0, "finite, above 0"),
             ("tau_negative", tau_negative, tau_negative.is_finite() && tau_negative > 0.0, "finite, above 0"),
@@ -179,6 +117,10 @@ impl LossOptions {
                 let error = Error::new(ErrorKind::InvalidInput, "loss option out of range").at(name);
                 return Err(error.got(value).needed(needed));
             }
+        }
+        if self.average == (Average::Fixed { n_tokens: 0 }) {
+            let error = Error::new(ErrorKind::InvalidInput, "loss option out of range").at("average.n_tokens");
+            return Err(error.got(0).needed("at least 1"));
         }
         Ok(())
     }
@@ -195,33 +137,6 @@ pub struct Sequence<'a> {
     pub old_logprobs: &'a [f64],
     /// Under the reference policy; needed where [`LossOptions::kl`] is set.
     pub reference_logprobs: Option<&'a [f64]>,
-}
-
-/// Size of the whole optimizer batch, the denominator of every mean: a batch that is computed in parts adds up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BatchSize {
-    /// Responses, empty ones included.
-    pub n_sequences: usize,
-    /// Sampled tokens of all responses.
-    pub n_tokens: usize,
-}
-
-impl BatchSize {
-    /// The size of a batch of responses of these lengths in tokens.
-    pub fn of(lengths: impl IntoIterator<Item = usize>) -> Self {
-        lengths.into_iter().fold(Self::default(), |size, length| Self {
-            n_sequences: size.n_sequences + 1,
-            n_tokens: size.n_tokens + length,
-        })
-    }
-
-    /// The weight of each token of a sequence of `n` tokens in the mean over the batch.
-    pub(crate) fn token_weight(&self, average: Average, n: usize) -> f64 {
-        match average {
-            Average::Token => 1.0 / (self.n_tokens as f64 + COUNT_EPSILON),
-            Average::Seq => 1.0 / (self.n_sequences as f64 * (n as f64 + COUNT_EPSILON)),
-        }
-    }
 }
 
 /// Sums over tokens, from which the metrics of a step are made.
@@ -272,8 +187,10 @@ pub struct PolicyLoss {
 /// Loss and dLoss/dlogprob of `sequences`, which are all or a part of a batch of the size `batch`.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidInput`] where the slices of a sequence differ in length or a reference is missing.
+/// [`ErrorKind::InvalidInput`] where the slices of a sequence differ in length or a reference is missing, and for options out
+/// of range.
 pub fn policy_loss(options: &LossOptions, batch: BatchSize, sequences: &[Sequence<'_>]) -> Result<PolicyLoss> {
+    options.validate()?;
     let mut output =
         PolicyLoss { loss: 0.0, coefficients: Vec::with_capacity(sequences.len()), stats: LossStats::default() };
     for (index, sequence) in sequences.iter().enumerate() {
@@ -285,8 +202,11 @@ pub fn policy_loss(options: &LossOptions, batch: BatchSize, sequences: &[Sequenc
         let mut coefficients = Vec::with_capacity(n);
         for (token, drift) in drifts.enumerate() {
             let logprob = sequence.logprobs[token];
-            let ratio_drift = if options.objective == Objective::Gspo { mean_drift } else { drift };
-            let term = token_term(options, sequence.advantage, logprob, ratio_drift);
+            let clamped = clamp_log_ratio(drift);
+            let log_ratio = if options.objective == Objective::Gspo { mean_drift } else { clamped };
+            // A clamped log ratio does not move with its token.
+            let moves = clamped == drift;
+            let term = token_term(options, sequence.advantage, logprob, (log_ratio, moves));
             output.loss += weight * term.loss;
             let mut coefficient = weight * term.slope;
             if let Some((penalty, reference)) = reference {
@@ -298,7 +218,7 @@ pub fn policy_loss(options: &LossOptions, batch: BatchSize, sequences: &[Sequenc
             coefficients.push(coefficient);
             output.stats.n_clipped_high += usize::from(term.clipped_high);
             output.stats.n_clipped_low += usize::from(term.clipped_low);
-            output.stats.sum_old_kl -= clamp_log_ratio(drift);
+            output.stats.sum_old_kl -= clamped;
             output.stats.sum_neg_logprob -= logprob;
         }
         output.stats.n_tokens += n;
@@ -335,12 +255,11 @@ struct Term {
     clipped_low: bool,
 }
 
-fn token_term(options: &LossOptions, advantage: f64, logprob: f64, drift: f64) -> Term {
-    let clamped = clamp_log_ratio(drift);
-    let ratio = clamped.exp();
-    let clipped = clamped.clamp((1.0 - options.clip_low).ln(), (1.0 + options.clip_high).ln()).exp();
-    // d ratio / d logprob: a clamped log ratio does not move.
-    let ratio_slope = if clamped == drift { ratio } else { 0.0 };
+/// `log_ratio` is clamped; whether it `moves` with the token's log-probability stands beside it.
+fn token_term(options: &LossOptions, advantage: f64, logprob: f64, (log_ratio, moves): (f64, bool)) -> Term {
+    let ratio = log_ratio.exp();
+    let clipped = ratio.clamp(1.0 - options.clip_low, 1.0 + options.clip_high);
+    let ratio_slope = if moves { ratio } else { 0.0 };
     let unclipped_term = |loss, slope| Term { loss, slope, clipped_high: false, clipped_low: false };
     match options.objective {
         Objective::Cispo => unclipped_term(-advantage * clipped * logprob, -advantage * clipped),
@@ -350,11 +269,12 @@ fn token_term(options: &LossOptions, advantage: f64, logprob: f64, drift: f64) -
             unclipped_term(-advantage * 4.0 / tau * gate, -advantage * 4.0 * gate * (1.0 - gate) * ratio_slope)
         }
         Objective::Clipped | Objective::Gspo => {
-            let (free, bound, dual) = (-advantage * ratio, -advantage * clipped, -advantage * options.clip_dual);
+            let (free, bound) = (-advantage * ratio, -advantage * clipped);
             let clipped_high = free < bound;
             let loss = free.max(bound);
-            if advantage < 0.0 && loss > dual {
-                return Term { loss: dual, slope: 0.0, clipped_high, clipped_low: true };
+            let most = options.clip_dual.map_or(f64::INFINITY, |dual| -advantage * dual);
+            if advantage < 0.0 && loss > most {
+                return Term { loss: most, slope: 0.0, clipped_high, clipped_low: true };
             }
             let slope = if clipped_high { 0.0 } else { -advantage * ratio_slope };
             Term { loss, slope, clipped_high, clipped_low: false }
