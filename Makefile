@@ -11,7 +11,7 @@ DEMO_OUT ?= demo-out
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check-adapter
+.PHONY: help setup demo test test-heavy lint check-adapter
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: setup ## Quantize, ask, adapt and ask again, on the embedded model; the re
 
 test: setup ## Run every test
 	$(cargo) test --workspace --locked --no-fail-fast
+
+test-heavy: setup ## Run the tests that take minutes as well: recovery of the embedded model from 3 bits
+	$(cargo) test --locked --test recovery -- --ignored
 
 lint: setup ## Check formatting, clippy, the documentation and the shell scripts
 	$(cargo) fmt --all --check

@@ -10,7 +10,7 @@
 //! 5. [`reward`] says how right an answer is, [`advantage`] how much better than its group, [`loss`] what that means for
 //!    the log-probability of every token.
 //! 6. [`lora`] holds what is learned, as the adapter that a session applies from then on. [`Trainer::step`] is all of 4
-//!    to 6 once around, over the questions of a [`Dataset`].
+//!    to 6 once around, over the questions of a [`Dataset`]; [`Tuner::step`] learns from responses or from a teacher.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -51,6 +51,7 @@ pub use owlet_adapters::{
     statistics::Interval,
     task::{ProblemType, TaskType},
     trainer::{StepEvent, Trainer},
+    tune::{self, Fit, Responses, TuneEvent, TuneMetrics, TuneObjective, TuneOptions, Tuner, Who},
 };
 pub use owlet_quant as quant;
 pub use owlet_runtime::{

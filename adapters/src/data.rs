@@ -13,6 +13,7 @@
 //! | `task_type` | [`TaskType`]: which ability it trains |
 //! | `data_type` | `image` or `text`; optional |
 //! | `options` | texts such as `A. cat`; optional |
+//! | `response` or `completion` | a whole response, thinking included, for supervised training; optional |
 //! | `problem_id` | a number or text for reports; optional, otherwise the line |
 //!
 //! Other fields are ignored.
@@ -55,12 +56,19 @@ pub struct Sample {
     pub task_type: TaskType,
     /// Options of a multiple choice, such as `A. cat`; empty elsewhere.
     pub options: Vec<String>,
+    /// A whole response to learn from, thinking included; rewards do not look at it.
+    pub response: Option<String>,
 }
 
 impl Sample {
     /// The set of G2RPO's second stage: the problem type.
     pub fn advantage_task(&self) -> &'static str {
         self.problem_type.name()
+    }
+
+    /// The response that supervised training teaches: the one that is given, otherwise the answer in its tags.
+    pub fn target(&self) -> String {
+        self.response.clone().unwrap_or_else(|| format!("<answer>{}</answer>", self.answer))
     }
 
     /// The text of the user's turn: problem, options (one a line) and `suffix`, separated by line breaks; empty parts are
@@ -85,6 +93,8 @@ struct Row {
     data_type: String,
     #[serde(default)]
     options: Vec<String>,
+    #[serde(alias = "completion")]
+    response: Option<String>,
     problem_id: Option<Value>,
 }
 
@@ -166,6 +176,9 @@ impl Dataset {
 /// Keeps the streams of data order apart from the other uses of a seed.
 const ORDER_KEY: u64 = 0x6f72_6465_7200_0001;
 
+/// Stands before a response in the hash; no text is these bytes, which are no UTF-8.
+const RESPONSE_KEY: &[u8] = b"\xffresponse";
+
 /// A row and where it was.
 struct Placed {
     place: String,
@@ -238,7 +251,11 @@ fn sample(folder: &Path, Placed { place, number, row }: Placed) -> Result<Sample
         Some(id) => id.to_string(),
         None => number.to_string(),
     };
-    Ok(Sample { id, place, problem: row.problem, images, answer, problem_type, task_type, options: row.options })
+    if row.response.as_ref().is_some_and(|response| response.trim().is_empty()) {
+        return Err(invalid("empty response"));
+    }
+    let Row { problem, options, response, .. } = row;
+    Ok(Sample { id, place, problem, images, answer, problem_type, task_type, options, response })
 }
 
 /// What a truth must be to be scored.
@@ -269,6 +286,10 @@ fn hash(samples: &[Sample]) -> Result<String> {
         field(&(sample.images.len() as u64).to_le_bytes());
         for image in &sample.images {
             field(&fs::read(image).map_err(|source| Error::io("cannot read image", image, source))?);
+        }
+        if let Some(response) = &sample.response {
+            field(RESPONSE_KEY);
+            field(response.as_bytes());
         }
     }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
@@ -311,6 +332,20 @@ mod tests {
     }
 
     #[test]
+    fn targets_are_given_responses_or_else_the_answer_in_tags() {
+        let (_folder, plain) = folder(ROW, "d.jsonl");
+        let plain = Dataset::open(&plain).expect("valid");
+        assert_eq!(plain.samples()[0].target(), "<answer>3</answer>");
+        for field in ["response", "completion"] {
+            let row = ROW.replace(r#""other": 1"#, &format!(r#""{field}": "<thinking>1, 2, 3</thinking>3""#));
+            let (_folder, path) = folder(&row, "d.jsonl");
+            let given = Dataset::open(&path).expect("valid");
+            assert_eq!(given.samples()[0].target(), "<thinking>1, 2, 3</thinking>3");
+            assert_ne!(given.hash(), plain.hash());
+        }
+    }
+
+    #[test]
     fn options_stand_between_problem_and_suffix() {
         let row = ROW.replace(r#""options": []"#, r#""options": ["A. 1", "B. 2"]"#);
         let (_folder, path) = folder(&row, "d.jsonl");
@@ -335,6 +370,7 @@ mod tests {
             (r#""problem""#, r#"problem"#, ErrorKind::InvalidFile, "key must be a string at column 2, needed"),
             ("<answer>3</answer>", "5 apples", ErrorKind::InvalidFile, r#"got "5 apples", needed a bare number"#),
             ("<answer>3</answer>", "<answer> </answer>", ErrorKind::InvalidFile, "empty answer"),
+            (r#""other": 1"#, r#""response": " ""#, ErrorKind::InvalidFile, "empty response"),
         ] {
             let (_folder, path) = folder(&format!("{ROW}\n{}", ROW.replace(from, to)), "d.jsonl");
             let error = Dataset::open(&path).expect_err("bad row");

@@ -13,11 +13,12 @@
 //! 8. [`mod@file`], [`checkpoint`] and [`metrics`]: what is written; [`statistics`]: how sure a result is.
 //!
 //! [`trainer`] is the loop over them, with the settings in [`options`] and those of published methods in [`method`];
-//! [`mod@evaluate`] asks held-out samples.
+//! [`mod@evaluate`] asks held-out samples. [`tune`] is the shorter loop of supervised training: data to tokens to 5.
 #![forbid(unsafe_code)]
 
 pub mod advantage;
 pub mod checkpoint;
+mod cursor;
 pub mod data;
 pub mod engine;
 pub mod entropy;
@@ -37,4 +38,5 @@ pub mod statistics;
 mod summary;
 pub mod task;
 pub mod trainer;
+pub mod tune;
 mod update;

@@ -122,11 +122,11 @@ impl MetricsFile {
         self.file.sync_data().map_err(|source| Error::io("cannot write metrics", &self.path, source))
     }
 
-    /// Appends one line.
+    /// Appends the numbers of a step as one line.
     ///
     /// # Errors
     /// `Io`.
-    pub fn append(&mut self, metrics: &StepMetrics) -> Result<()> {
+    pub fn append(&mut self, metrics: &impl Serialize) -> Result<()> {
         let mut line = serde_json::to_vec(metrics).expect("numbers and names are always JSON");
         line.push(b'\n');
         self.file.write_all(&line).map_err(|source| Error::io("cannot write metrics", &self.path, source))?;

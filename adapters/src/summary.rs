@@ -101,6 +101,7 @@ mod tests {
             problem_type: ProblemType::Numerical,
             task_type: TaskType::Ocr,
             options: Vec::new(),
+            response: None,
         };
         let dataset = Dataset::from_samples(vec![sample]).expect("no images");
         let rollout = Rollout {

@@ -15,6 +15,7 @@ use owlet_runtime::{
 use crate::{
     advantage::{Scored, advantages},
     checkpoint::{CheckpointStore, RunIdentity, TrainState},
+    cursor::Cursor,
     data::Dataset,
     engine::{Engine, EngineOptions},
     evaluate::{EvaluateOptions, Evaluation, evaluate},
@@ -55,30 +56,6 @@ pub struct Trainer {
     optimizer: AdamW,
     cursor: Cursor,
     step: u64,
-}
-
-/// Which sample is next.
-#[derive(Clone, Debug)]
-struct Cursor {
-    epoch: u64,
-    position: usize,
-    order: Vec<usize>,
-}
-
-impl Cursor {
-    fn new(dataset: &Dataset, seed: u64, epoch: u64, position: usize) -> Self {
-        Self { epoch, position, order: dataset.epoch_order(seed, epoch) }
-    }
-
-    /// The next sample's index and the number of this draw in the run.
-    fn draw(&mut self, dataset: &Dataset, seed: u64) -> (usize, u64) {
-        if self.position == self.order.len() {
-            *self = Self::new(dataset, seed, self.epoch + 1, 0);
-        }
-        let draw = self.epoch * self.order.len() as u64 + self.position as u64;
-        self.position += 1;
-        (self.order[self.position - 1], draw)
-    }
 }
 
 /// The groups of a step.

@@ -23,7 +23,8 @@ pub struct DatasetOptions {
     pub tasks: Vec<TaskKind>,
     /// Side of the pictures in pixels, 96..=256. Default 128.
     pub image_size: u32,
-    /// Adds `responses`, `description` and `marks`, which the training recipe reads. Default off.
+    /// Adds a whole `response` to learn from, and `responses`, `description` and `marks`, which the training recipe reads.
+    /// Default off.
     pub responses: bool,
 }
 
@@ -77,6 +78,7 @@ struct Row<'a> {
 
 #[derive(Serialize)]
 struct Extra<'a> {
+    response: &'a str,
     responses: Responses<'a>,
     description: &'a str,
     marks: &'a [Mark],
@@ -104,6 +106,7 @@ pub fn jsonl_row(sample: &Sample, image: &str, responses: bool) -> io::Result<St
         options: &sample.options,
         kind: sample.kind,
         extra: responses.then_some(Extra {
+            response: &sample.careful,
             responses: Responses { careful: &sample.careful, hasty: &sample.hasty },
             description: &sample.description,
             marks: &sample.marks,

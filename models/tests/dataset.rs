@@ -37,6 +37,7 @@ fn responses_are_added_on_demand() {
     for line in fs::read_to_string(jsonl).expect("read").lines() {
         let row: Value = serde_json::from_str(line).expect("JSON");
         assert!(row["responses"]["careful"].is_string() && row["responses"]["hasty"].is_string());
+        assert_eq!(row["response"], row["responses"]["careful"]);
         assert!(row["marks"].as_array().is_some_and(|marks| marks.len() >= 6));
     }
 }

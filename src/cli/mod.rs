@@ -16,9 +16,12 @@ mod interrupt;
 mod model;
 mod output;
 mod quantize;
+mod recover;
 mod run;
 mod tasks;
 mod training;
+mod tune;
+mod tuning;
 
 /// An on-device model that sees, and that the device can teach.
 #[derive(Debug, Parser)]
@@ -45,6 +48,8 @@ enum Command {
     Quantize(quantize::QuantizeArgs),
     Run(run::RunArgs),
     Adapt(Box<adapt::AdaptArgs>),
+    Tune(Box<tune::TuneArgs>),
+    Recover(Box<recover::RecoverArgs>),
     Tasks(tasks::TasksArgs),
     Demo(demo::DemoArgs),
 }
@@ -74,6 +79,8 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Quantize(args) => quantize::run(&args, output),
         Command::Run(args) => run::run(&args, output),
         Command::Adapt(args) => adapt::run(&args, output),
+        Command::Tune(args) => tune::run(&args, output),
+        Command::Recover(args) => recover::run(&args, output),
         Command::Tasks(args) => tasks::run(&args, output),
         Command::Demo(args) => demo::run(&args, output),
     };

@@ -32,7 +32,7 @@ pub(crate) struct TasksArgs {
     /// Side of the pictures in pixels, 96 to 256
     #[arg(long, default_value_t = IMAGE_SIZE, value_name = "N", value_parser = clap::value_parser!(u32).range(96..=256))]
     size: u32,
-    /// Add two replies, a description and marks to every sample, as the recipe of the embedded model reads them
+    /// Add a response to every sample for `owlet tune`, and what the recipe of the embedded model reads
     #[arg(long)]
     responses: bool,
 }

@@ -28,6 +28,27 @@ const BEFORE: &str = "before.json";
 const IDLE_STEPS: usize = 5;
 const CONTEXT_HINT: &str = "raise `--max-prompt-tokens`, or lower `--max-pixels`";
 
+/// Training that a checkpoint can carry over to another process.
+pub(crate) trait Resumable {
+    fn resume(&mut self, store: &CheckpointStore) -> owlet::Result<Option<u64>>;
+    fn checkpoint(&self, store: &CheckpointStore, metrics_bytes: u64) -> owlet::Result<()>;
+    fn n_steps_done(&self) -> u64;
+}
+
+impl Resumable for Trainer {
+    fn resume(&mut self, store: &CheckpointStore) -> owlet::Result<Option<u64>> {
+        Self::resume(self, store)
+    }
+
+    fn checkpoint(&self, store: &CheckpointStore, metrics_bytes: u64) -> owlet::Result<()> {
+        Self::checkpoint(self, store, metrics_bytes)
+    }
+
+    fn n_steps_done(&self) -> u64 {
+        Self::n_steps_done(self)
+    }
+}
+
 /// The folder that a run can be resumed from.
 pub(crate) struct RunFolder {
     store: CheckpointStore,
@@ -40,7 +61,7 @@ impl RunFolder {
     /// Opens `directory`; to resume, puts `trainer` where the newest whole checkpoint in it stands.
     pub(crate) fn open(
         directory: &Path,
-        trainer: &mut Trainer,
+        trainer: &mut impl Resumable,
         resume: bool,
         checkpoint_every: u64,
         output: Output,
@@ -51,14 +72,30 @@ impl RunFolder {
         Ok(Self { store, metrics, checkpoint_every: checkpoint_every.max(1) })
     }
 
-    fn checkpoint(&self, trainer: &Trainer) -> owlet::Result<()> {
+    /// Appends the numbers of a step that is done; from time to time and after the last step, writes a checkpoint.
+    pub(crate) fn after_step(
+        &mut self,
+        trainer: &impl Resumable,
+        metrics: &impl Serialize,
+        n_steps: u64,
+    ) -> owlet::Result<()> {
+        self.metrics.append(metrics)?;
+        let n_done = trainer.n_steps_done();
+        if n_done.is_multiple_of(self.checkpoint_every) || n_done == n_steps {
+            self.checkpoint(trainer)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn checkpoint(&self, trainer: &impl Resumable) -> owlet::Result<()> {
         self.metrics.sync()?;
         trainer.checkpoint(&self.store, self.metrics.n_bytes())
     }
 }
 
 /// Resumes, and tells of checkpoints that were passed over; gives the length of the metrics at that time.
-fn go_on(store: &CheckpointStore, directory: &Path, trainer: &mut Trainer, output: Output) -> Result<u64> {
+fn go_on(store: &CheckpointStore, directory: &Path, trainer: &mut impl Resumable, output: Output) -> Result<u64> {
     let metrics_bytes = trainer
         .resume(store)
         .hint(ErrorKind::Mismatch, "repeat the command of the first run exactly, with `--resume` added")?;
@@ -176,10 +213,7 @@ pub(crate) fn train(
             display.say(idle_advice(&metrics));
         }
         if let Some(folder) = &mut folder {
-            folder.metrics.append(&metrics)?;
-            if trainer.n_steps_done().is_multiple_of(folder.checkpoint_every) || trainer.n_steps_done() == n_steps {
-                folder.checkpoint(trainer)?;
-            }
+            folder.after_step(trainer, &metrics, n_steps)?;
         }
         all.push(metrics);
     }
@@ -188,7 +222,7 @@ pub(crate) fn train(
 }
 
 /// Why a step ended early, after a checkpoint of the steps before it.
-fn stopped(error: Error, trainer: &Trainer, folder: Option<&RunFolder>) -> Failure {
+pub(crate) fn stopped(error: Error, trainer: &impl Resumable, folder: Option<&RunFolder>) -> Failure {
     let (n_done, was_cancelled) = (trainer.n_steps_done(), error.kind() == ErrorKind::Cancelled);
     let was_too_long = error.kind() == ErrorKind::ContextOverflow;
     let mut failure = Failure::from(error);

@@ -72,6 +72,7 @@ fn sample(case: &Value) -> Sample {
         problem_type: text(case, "problem_type").parse().expect("an image type"),
         task_type: text(case, "task_type").parse().expect("a known task"),
         options: Vec::new(),
+        response: None,
     }
 }
 
@@ -126,6 +127,7 @@ proptest! {
                 problem_type: *problem_type,
                 task_type: TaskType::Ocr,
                 options: vec!["A. cat".to_owned(), "B. dog".to_owned()],
+                response: None,
             };
             let parts = VerifiableReward.score(&response, &sample);
             prop_assert!((0.0..=1.0).contains(&parts.accuracy), "{problem_type}: {parts:?}");
@@ -143,6 +145,7 @@ proptest! {
             problem_type: owlet_adapters::task::ProblemType::Math,
             task_type: TaskType::MathReasoning,
             options: Vec::new(),
+            response: None,
         };
         VerifiableReward.score(&answer, &sample);
     }

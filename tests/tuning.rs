@@ -1,0 +1,209 @@
+//! Supervised training through the public API and the command: what is learned, and that nothing is lost when it is stopped.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use owlet::{
+    CancelToken, CheckpointStore, Dataset, ErrorKind, LoraConfig, Model, ModelOptions, QuantType, Responses, Schedule,
+    TuneEvent, TuneMetrics, TuneObjective, TuneOptions, Tuner, Who,
+    lora::LayerRange,
+    quant::{QuantizeRequest, quantize},
+    tune::Quantity,
+};
+use tempfile::TempDir;
+
+#[expect(dead_code, unreachable_pub, reason = "the runtime's own tests use the rest")]
+#[path = "../runtime/tests/common/tiny.rs"]
+mod tiny;
+
+const ROWS: &str = r#"{"problem":"one?","answer":"1","response":"<thinking>a b c</thinking><answer>1</answer>","problem_type":"numerical","task_type":"math_reasoning"}
+{"problem":"and two?","answer":"2","problem_type":"numerical","task_type":"math_reasoning"}
+{"problem":"<image>read","images":["owl.png"],"answer":"owl","problem_type":"ocr","task_type":"ocr"}
+"#;
+
+const DISTILL: TuneObjective = TuneObjective::Distillation { temperature: 1.0 };
+
+/// A tiny model in F32 and in 4 bits, and data.
+struct Bench {
+    folder: TempDir,
+    whole: Model,
+    packed: Model,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (whole, folder) = tiny::load();
+        let picture = image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8 * 4, y as u8 * 4, 90]));
+        picture.save(folder.path().join("owl.png")).expect("a writable folder");
+        fs::write(folder.path().join("data.jsonl"), ROWS).expect("a writable folder");
+        fs::create_dir(folder.path().join("packed")).expect("a writable folder");
+        let path = folder.path().join("packed/tiny.gguf");
+        fs::copy(folder.path().join("mmproj-tiny.gguf"), folder.path().join("packed/mmproj.gguf")).expect("a copy");
+        let request = QuantizeRequest { threads: 1, ..QuantizeRequest::new(whole.path(), &path, QuantType::Q4_0) };
+        quantize(&request, &mut |_| {}).expect("a model that can be quantized");
+        let packed = Model::load(path, &ModelOptions { n_threads: 1, ..ModelOptions::default() }).expect("loads");
+        Self { folder, whole, packed }
+    }
+
+    fn data(&self) -> Dataset {
+        Dataset::open(&self.folder.path().join("data.jsonl")).expect("good rows")
+    }
+
+    fn tuner(&self, options: TuneOptions) -> Tuner {
+        let teacher = (options.objective == DISTILL).then_some(&self.whole);
+        Tuner::new(&self.packed, teacher, self.data(), options).expect("good options")
+    }
+}
+
+fn options(objective: TuneObjective) -> TuneOptions {
+    TuneOptions {
+        seed: 3,
+        n_steps: 4,
+        batch_size: 2,
+        max_response_tokens: 64,
+        max_prompt_tokens: 96,
+        suffix: "Answer.".to_owned(),
+        objective,
+        responses: if objective == DISTILL { Responses::Teacher } else { Responses::Given },
+        lora: LoraConfig { rank: 4, ..LoraConfig::default() },
+        schedule: Schedule { learning_rate: 1e-2, ..Schedule::default() },
+        n_threads: 1,
+        ..TuneOptions::default()
+    }
+}
+
+fn step(tuner: &mut Tuner) -> TuneMetrics {
+    tuner.step(&CancelToken::new(), &mut |_| {}).expect("nothing stops it")
+}
+
+/// The numbers of a step that do not depend on the clock.
+fn timeless(metrics: TuneMetrics) -> TuneMetrics {
+    TuneMetrics { seconds: 0.0, tokens_per_second: 0.0, ..metrics }
+}
+
+/// Means of a quantity before and after.
+fn change(tuner: &mut Tuner, data: &Dataset, quantity: Quantity) -> (f64, f64) {
+    let mut mean = |who| {
+        let fit = tuner.fit(data, who, &CancelToken::new(), &mut |_| {}).expect("nothing stops it");
+        let values = fit.values(quantity).expect("all samples have it");
+        assert_eq!(values.len(), data.len());
+        values.iter().sum::<f64>() / values.len() as f64
+    };
+    (mean(Who::Base), mean(Who::Adapted))
+}
+
+#[test]
+fn given_responses_become_likely() {
+    let bench = Bench::new();
+    let n_steps = 25;
+    let mut tuner = bench.tuner(TuneOptions { n_steps, ..options(TuneObjective::Likelihood) });
+    let losses: Vec<f64> = (0..n_steps).map(|_| step(&mut tuner).loss).collect();
+    assert!(losses[24] < 0.6 * losses[0], "{losses:?}");
+    let (before, after) = change(&mut tuner, &bench.data(), Quantity::NegLogprob);
+    assert!(after < 0.6 * before, "from {before} to {after}");
+}
+
+#[test]
+fn a_quantized_model_comes_closer_to_its_source() {
+    let bench = Bench::new();
+    let n_steps = 25;
+    let mut tuner = bench.tuner(TuneOptions { n_steps, max_response_tokens: 12, ..options(DISTILL) });
+    let metrics: Vec<_> = (0..n_steps).map(|_| step(&mut tuner)).collect();
+    assert!(metrics.iter().all(|metrics| metrics.applied && metrics.agreement.is_some()));
+    let (before, after) = change(&mut tuner, &bench.data(), Quantity::Kl);
+    assert!(before > 0.0 && after < 0.5 * before, "from {before} to {after}");
+}
+
+#[test]
+fn a_run_that_was_cancelled_and_resumed_ends_with_the_same_bits() {
+    let bench = Bench::new();
+    for objective in [TuneObjective::Likelihood, DISTILL] {
+        let options = || TuneOptions { max_response_tokens: 48, ..options(objective) };
+        let mut whole = bench.tuner(options());
+        let expected: Vec<_> = (0..4).map(|_| timeless(step(&mut whole))).collect();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = CheckpointStore::open(folder.path(), 2).expect("a writable folder");
+        let mut first = bench.tuner(options());
+        assert_eq!(timeless(step(&mut first)), expected[0]);
+        let cancel = CancelToken::new();
+        let mut stop = |event| {
+            if matches!(event, TuneEvent::Learning { .. }) {
+                cancel.cancel();
+            }
+        };
+        let error = first.step(&cancel, &mut stop).expect_err("cancelled");
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        first.checkpoint(&store, 42).expect("a writable folder");
+
+        let mut second = bench.tuner(options());
+        assert_eq!(second.resume(&store).expect("the same run"), Some(42));
+        for expected in &expected[1..] {
+            assert_eq!(timeless(step(&mut second)), *expected);
+        }
+        assert_eq!(second.adapter().weights, whole.adapter().weights);
+
+        let mut other = bench.tuner(TuneOptions { batch_size: 3, ..options() });
+        assert_eq!(other.resume(&store).expect_err("another run").kind(), ErrorKind::Mismatch);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let bench = Bench::new();
+    let new = |teacher: Option<&Model>, options: TuneOptions| {
+        Tuner::new(&bench.packed, teacher, bench.data(), options).map(drop).expect_err("refused").kind()
+    };
+    assert_eq!(new(None, options(DISTILL)), ErrorKind::InvalidInput);
+    let likelihood = || options(TuneObjective::Likelihood);
+    assert_eq!(new(None, TuneOptions { responses: Responses::Teacher, ..likelihood() }), ErrorKind::InvalidInput);
+    assert_eq!(new(None, TuneOptions { batch_size: 0, ..likelihood() }), ErrorKind::InvalidInput);
+    let layers = Some(LayerRange { first: 1, last: 2 });
+    let lora = LoraConfig { layers, ..LoraConfig::default() };
+    assert_eq!(new(None, TuneOptions { lora, ..likelihood() }), ErrorKind::Mismatch);
+    for options in
+        [TuneOptions { max_response_tokens: 3, ..likelihood() }, TuneOptions { max_prompt_tokens: 3, ..likelihood() }]
+    {
+        let error = bench.tuner(options).step(&CancelToken::new(), &mut |_| {}).expect_err("too long");
+        assert_eq!(error.kind(), ErrorKind::ContextOverflow);
+        assert!(error.to_string().contains("data.jsonl:"), "{error}");
+    }
+}
+
+fn owlet(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_owlet"));
+    command.args(arguments).current_dir(folder).env("NO_COLOR", "1").output().expect("cargo built the command")
+}
+
+#[test]
+fn both_commands_write_adapters_and_reports() {
+    let bench = Bench::new();
+    let short = ["--steps", "2", "--batch-size", "1", "--threads", "1", "--rank", "2", "--suffix", ""];
+    let common = ["-m", "packed/tiny.gguf", "--data", "data.jsonl", "--eval", "data.jsonl", "--json", "-q"];
+    for (command, more) in [
+        ("tune", &["--rslora", "--blocks", "1-1", "--lr-schedule", "cosine"][..]),
+        ("recover", &["--teacher", "tiny.gguf", "--max-tokens", "8"]),
+        ("recover", &["--teacher", "tiny.gguf", "--responses", "data", "-o", "other.gguf"]),
+    ] {
+        let out = PathBuf::from(if more.contains(&"-o") { "other.gguf" } else { command }).with_extension("gguf");
+        let name = out.display().to_string();
+        let named = ["-o", &name];
+        let named: &[&str] = if more.contains(&"-o") { &[] } else { &named };
+        let output = owlet(bench.folder.path(), &[&[command], &common[..], &short, more, named].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("stdout is JSON");
+        assert_eq!((&report["n_steps"], &report["held_out"]["n_samples"]), (&2.into(), &3.into()));
+        assert!(report["held_out"]["neg_logprob"]["before"]["mean"].as_f64().is_some_and(|mean| mean > 0.0));
+        assert_eq!(report["held_out"]["kl"]["after"]["mean"].is_f64(), command == "recover", "{report}");
+        let ask = ["run", "-m", "packed/tiny.gguf", "--adapter", &name, "--max-tokens", "2", "-q", "why?"];
+        assert_eq!(owlet(bench.folder.path(), &ask).status.code(), Some(0));
+    }
+    let refused = owlet(bench.folder.path(), &["recover", "-m", "tiny.gguf", "--data", "data.jsonl", "-o", "x.gguf"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let few = ["recover", "-m", "packed/tiny.gguf", "--teacher", "tiny.gguf", "--data", "data.jsonl", "-o", "x.gguf"];
+    let output = owlet(bench.folder.path(), &few);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && told.contains("--eval"), "{told}");
+}
