@@ -151,6 +151,32 @@ fn a_run_that_was_cancelled_and_resumed_ends_with_the_same_bits() {
 }
 
 #[test]
+fn a_run_can_begin_with_an_adapter() {
+    let bench = Bench::new();
+    let mut first = bench.tuner(options(TuneObjective::Likelihood));
+    step(&mut first);
+    let start = first.adapter().weights;
+    let mut second = bench.tuner(TuneOptions { seed: 4, ..options(TuneObjective::Likelihood) });
+    second.start_from(start.clone()).expect("an adapter of the same model");
+    let likelihood = |tuner: &mut Tuner| change(tuner, &bench.data(), Quantity::NegLogprob).1;
+    assert_eq!(likelihood(&mut second), likelihood(&mut first));
+    step(&mut second);
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = CheckpointStore::open(folder.path(), 2).expect("a writable folder");
+    second.checkpoint(&store, 0).expect("a writable folder");
+    let mut fresh = bench.tuner(TuneOptions { seed: 4, ..options(TuneObjective::Likelihood) });
+    assert_eq!(fresh.resume(&store).expect_err("another start").kind(), ErrorKind::Mismatch);
+    fresh.start_from(start.clone()).expect("an adapter of the same model");
+    assert_eq!(fresh.resume(&store).expect("the same run"), Some(0));
+
+    let mut stranger = start;
+    stranger.modules[0].n_out += 1;
+    let error = fresh.start_from(stranger).expect_err("another model");
+    assert!(error.kind() == ErrorKind::Mismatch && error.to_string().contains("blk.0."), "{error}");
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let bench = Bench::new();
     let new = |teacher: Option<&Model>, options: TuneOptions| {
@@ -200,6 +226,10 @@ fn both_commands_write_adapters_and_reports() {
         let ask = ["run", "-m", "packed/tiny.gguf", "--adapter", &name, "--max-tokens", "2", "-q", "why?"];
         assert_eq!(owlet(bench.folder.path(), &ask).status.code(), Some(0));
     }
+    let warm = ["adapt", "-m", "packed/tiny.gguf", "--data", "data.jsonl", "--from", "tune.gguf", "-o", "warm.gguf"];
+    let short = ["--steps", "1", "--prompts-per-step", "1", "--group-size", "2", "--max-tokens", "4", "--threads", "1"];
+    let output = owlet(bench.folder.path(), &[&warm[..], &short].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let refused = owlet(bench.folder.path(), &["recover", "-m", "tiny.gguf", "--data", "data.jsonl", "-o", "x.gguf"]);
     assert_eq!(refused.status.code(), Some(1));
     let few = ["recover", "-m", "packed/tiny.gguf", "--teacher", "tiny.gguf", "--data", "data.jsonl", "-o", "x.gguf"];

@@ -12,6 +12,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use owlet_runtime::{Error, ErrorKind, MAX_INVOCATION_TOKENS, Model, Result, TokenId, rng::Rng};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// A linear layer of a decoder block that an adapter can act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -310,6 +311,35 @@ impl LoraWeights {
     /// `alpha / rank`, the factor of `B A`.
     pub fn scaling(&self) -> f32 {
         self.config.scaling()
+    }
+
+    /// That every module belongs to one of the tensors `(name, n_in, n_out)` and has its widths.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`] that names the first module that does not fit.
+    pub fn check_fits(&self, tensors: &[(String, usize, usize)]) -> Result<()> {
+        for module in &self.modules {
+            let mismatch = || Error::new(ErrorKind::Mismatch, "the adapter is of another model").at(&module.name);
+            let Some((_, n_in, n_out)) = tensors.iter().find(|(name, ..)| *name == module.name) else {
+                return Err(mismatch());
+            };
+            if (module.n_in, module.n_out) != (*n_in, *n_out) {
+                let got = format!("{} to {}", module.n_in, module.n_out);
+                return Err(mismatch().got(got).needed(format!("{n_in} to {n_out}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// SHA-256 in hexadecimal over names and values.
+    pub fn hash(&self) -> String {
+        let mut hasher = Sha256::new();
+        for module in &self.modules {
+            hasher.update((module.name.len() as u64).to_le_bytes());
+            hasher.update(module.name.as_bytes());
+            module.a.iter().chain(&module.b).for_each(|value| hasher.update(value.to_le_bytes()));
+        }
+        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Number of trained values, A and B together.

@@ -53,6 +53,8 @@ pub struct Trainer {
     reward: Arc<dyn Reward>,
     options: TrainerOptions,
     weights: LoraWeights,
+    /// Hash of the adapter that the run began with, where it was not a fresh one.
+    start: Option<String>,
     optimizer: AdamW,
     cursor: Cursor,
     step: u64,
@@ -87,7 +89,23 @@ impl Trainer {
         let optimizer = AdamW::new(options.optimizer, &weights);
         let cursor = Cursor::new(&dataset, options.seed, 0, 0);
         let model = model.clone();
-        Ok(Self { model, sessions, engine, dataset, reward, options, weights, optimizer, cursor, step: 0 })
+        let start = None;
+        Ok(Self { model, sessions, engine, dataset, reward, options, weights, start, optimizer, cursor, step: 0 })
+    }
+
+    /// Begins with `weights`, such as a warm start, instead of a fresh adapter; to be called before the first step and before
+    /// [`Trainer::resume`]. Rank, strength and place are theirs, whatever the options say. The reference policy of a KL
+    /// penalty is the base without them.
+    ///
+    /// # Errors
+    /// `Mismatch` if they are of another model; those of adapters that llama.cpp cannot load.
+    pub fn start_from(&mut self, weights: LoraWeights) -> Result<()> {
+        weights.check_fits(&self.engine.lora_targets())?;
+        self.sample_with(&weights)?;
+        self.optimizer = AdamW::new(self.options.optimizer, &weights);
+        self.start = Some(weights.hash());
+        self.weights = weights;
+        Ok(())
     }
 
     /// Goes on from the newest checkpoint in `store`, if there is one; returns the length of `metrics.jsonl` at that time.
@@ -303,6 +321,7 @@ impl Trainer {
                 "mmproj": info.mmproj_hash,
                 "pixels": self.model.image_budget().map(|budget| [budget.min_pixels, budget.max_pixels]),
                 "reward": self.reward.name(),
+                "start": self.start,
                 "version": env!("CARGO_PKG_VERSION"),
             }),
             seed: self.options.seed,

@@ -207,13 +207,17 @@ impl Scores {
 pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
     let cancel = interrupt::cancel_on_signal()?;
     let directory = args.checkpoint_dir.clone().unwrap_or_else(|| args.out.with_extension("checkpoints"));
-    let data_files = [Some(&*args.data), args.eval.as_deref(), Some(&*directory)];
+    let data_files = [Some(&*args.data), args.eval.as_deref(), Some(&*directory), args.lora.from()];
     ensure_distinct(&args.out, args.model.files().chain(data_files.into_iter().flatten()))?;
     ensure_writable(&args.out)?;
     let data = open_dataset(&args.data)?;
     let held_out = args.eval.as_deref().map(open_dataset).transpose()?;
     let model = args.model.load()?;
+    let start = args.lora.start()?;
     let mut trainer = Trainer::new(&model, data, Arc::new(VerifiableReward), args.trainer_options())?;
+    if let Some(start) = start {
+        trainer.start_from(start)?;
+    }
     ensure_new(&directory, args.resume)?;
 
     let before = match &held_out {

@@ -1,9 +1,11 @@
 //! Arguments that the commands which train share: the adapter's shape and the learning rate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use owlet::{Decay, LayerRange, LoraConfig, LoraMode, PrefixCacheOptions, Schedule, Target};
+use owlet::{AdapterFile, Decay, LayerRange, LoraConfig, LoraMode, LoraWeights, PrefixCacheOptions, Schedule, Target};
+
+use super::failure::Result;
 
 /// The learning rate of each step.
 #[derive(Args, Debug)]
@@ -38,6 +40,9 @@ enum Mode {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Adapter")]
 pub(crate) struct LoraArgs {
+    /// Go on from this adapter, such as one of `owlet tune`, instead of a fresh one; its rank, strength and place are kept
+    #[arg(long, value_name = "GGUF", conflicts_with_all = ["rank", "alpha", "rslora", "targets", "blocks", "mode"])]
+    from: Option<PathBuf>,
     /// Rank of the update of every layer, 1 to 256
     #[arg(long, default_value_t = LoraConfig::default().rank, value_name = "R")]
     rank: usize,
@@ -71,6 +76,16 @@ impl LoraArgs {
         };
         let (rank, alpha) = (self.rank, self.alpha);
         LoraConfig { rank, alpha, targets, layers: self.blocks, rank_stabilized: self.rslora, mode }
+    }
+
+    /// The adapter to go on from.
+    pub(crate) fn start(&self) -> Result<Option<LoraWeights>> {
+        Ok(self.from.as_deref().map(AdapterFile::open).transpose()?.map(|file| file.weights))
+    }
+
+    /// The file of that adapter.
+    pub(crate) fn from(&self) -> Option<&Path> {
+        self.from.as_deref()
     }
 
     pub(crate) fn prefix_cache(&self) -> PrefixCacheOptions {

@@ -172,7 +172,7 @@ impl TuningArgs {
     /// Fails where the adapter could not be written, or would take the place of another file of the command.
     pub(crate) fn ensure_files(&self, others: &[Option<&Path>]) -> Result<()> {
         let directory = self.directory();
-        let ours = self.model.files().chain([&*self.data, &*directory]);
+        let ours = self.model.files().chain([&*self.data, &*directory]).chain(self.lora.from());
         ensure_distinct(&self.out, ours.chain(others.iter().copied().flatten()))?;
         ensure_writable(&self.out)
     }
@@ -191,6 +191,9 @@ pub(crate) fn run_tuning(
     output: Output,
 ) -> Result<()> {
     let directory = args.directory();
+    if let Some(start) = args.lora.start()? {
+        tuner.start_from(start)?;
+    }
     ensure_new(&directory, args.resume)?;
     let mut folder = RunFolder::open(&directory, &mut tuner, args.resume, args.checkpoint_every, output)?;
     let before = held_out.map(|data| compare(&mut tuner, data, Who::Base, cancel, output)).transpose()?;

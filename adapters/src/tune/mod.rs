@@ -98,6 +98,8 @@ pub struct Tuner {
     dataset: Arc<Dataset>,
     options: TuneOptions,
     weights: LoraWeights,
+    /// Hash of the adapter that the run began with, where it was not a fresh one.
+    start: Option<String>,
     optimizer: AdamW,
     cursor: Cursor,
     step: u64,
@@ -139,7 +141,21 @@ impl Tuner {
         let optimizer = AdamW::new(options.optimizer, &weights);
         let cursor = Cursor::new(&dataset, options.seed, 0, 0);
         let (model, dataset) = (model.clone(), Arc::new(dataset));
-        Ok(Self { model, engine, teacher, dataset, options, weights, optimizer, cursor, step: 0 })
+        let start = None;
+        Ok(Self { model, engine, teacher, dataset, options, weights, start, optimizer, cursor, step: 0 })
+    }
+
+    /// Begins with `weights` instead of a fresh adapter; to be called before the first step and before
+    /// [`Tuner::resume`]. Rank, strength and place are theirs, whatever the options say.
+    ///
+    /// # Errors
+    /// `Mismatch` if they are of another model.
+    pub fn start_from(&mut self, weights: LoraWeights) -> Result<()> {
+        weights.check_fits(&self.engine.lora_targets())?;
+        self.optimizer = AdamW::new(self.options.optimizer, &weights);
+        self.start = Some(weights.hash());
+        self.weights = weights;
+        Ok(())
     }
 
     /// Goes on from the newest checkpoint in `store`, if there is one; returns the length of `metrics.jsonl` at that time.
@@ -352,6 +368,7 @@ impl Tuner {
             config: serde_json::json!({
                 "tune": self.options,
                 "teacher": teacher,
+                "start": self.start,
                 "mmproj": info.mmproj_hash,
                 "pixels": self.model.image_budget().map(|budget| [budget.min_pixels, budget.max_pixels]),
                 "version": env!("CARGO_PKG_VERSION"),
