@@ -34,7 +34,7 @@
 
 pub use owlet_adapters::{
     advantage::{self, Estimator},
-    checkpoint::CheckpointStore,
+    checkpoint::{CheckpointStore, Resumed},
     data::{Dataset, Sample},
     engine::PrefixCacheOptions,
     entropy::EntropyBand,
@@ -50,14 +50,14 @@ pub use owlet_adapters::{
     reward::{self, Reward, VerifiableReward},
     statistics::Interval,
     task::{ProblemType, TaskType},
-    trainer::{StepEvent, Trainer},
+    trainer::{Slice, StepEvent, Trainer},
     tune::{self, Fit, Responses, TuneEvent, TuneMetrics, TuneObjective, TuneOptions, Tuner, Who},
 };
 pub use owlet_quant as quant;
 pub use owlet_runtime::{
-    Adapter, AtomicFile, BoxMap, CancelToken, EncodedPrompt, Error, ErrorKind, GenerateRequest, Generated, IMAGE_MARK,
-    Image, ImageBudget, Message, Model, ModelInfo, ModelOptions, Part, Prompt, Result, RngKey, Role, SamplerOptions,
-    Session, SessionOptions, StopReason, TextDecoder, ThinkEvent, ThinkSplitter, Timings, TokenId, generate, gguf,
-    peak_memory_bytes,
+    Adapter, AtomicFile, BoxMap, CancelToken, Deadline, EncodedPrompt, Error, ErrorKind, GenerateRequest, Generated,
+    IMAGE_MARK, Image, ImageBudget, Message, Model, ModelInfo, ModelOptions, Part, Prompt, Result, RngKey, Role,
+    SamplerOptions, Session, SessionOptions, StopReason, TextDecoder, ThinkEvent, ThinkSplitter, Timings, TokenId,
+    generate, gguf, peak_memory_bytes,
     quantize::{QuantType, TensorChange},
 };

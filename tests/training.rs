@@ -16,6 +16,9 @@ use tempfile::TempDir;
 #[path = "../runtime/tests/common/tiny.rs"]
 mod tiny;
 
+#[path = "training/slices.rs"]
+mod slices;
+
 /// Likes lower-case letters: a reward that random weights earn sometimes, so that every group has something to learn.
 struct Letters;
 
@@ -151,7 +154,7 @@ fn a_run_that_was_cancelled_and_resumed_ends_with_the_same_bits() {
     first.checkpoint(&store, 42).expect("a writable folder");
 
     let mut second = bench.trainer(options());
-    assert_eq!(second.resume(&store).expect("the same run"), Some(42));
+    assert_eq!(second.resume(&store).expect("the same run").metrics_bytes, Some(42));
     assert_eq!(timeless(step(&mut second)), expected[2]);
     assert_eq!(timeless(step(&mut second)), expected[3]);
     assert!(largest_b(&whole) > 0.0);
@@ -234,7 +237,7 @@ fn an_activated_run_resumes_as_what_it_is() {
     let directory = bench.folder.path().join("prefixes");
     let prefix_cache = PrefixCacheOptions { directory: Some(directory.clone()), ..PrefixCacheOptions::default() };
     let mut second = bench.trainer(TrainerOptions { prefix_cache, ..activated() });
-    assert_eq!(second.resume(&store).expect("the same run"), Some(7));
+    assert_eq!(second.resume(&store).expect("the same run").metrics_bytes, Some(7));
     let rest: Vec<_> = (0..2).map(|_| timeless(step(&mut second))).collect();
     assert_eq!(rest, expected[1..]);
     assert_eq!(bench.adapter(&second), bench.adapter(&whole));

@@ -139,7 +139,7 @@ fn a_run_that_was_cancelled_and_resumed_ends_with_the_same_bits() {
         first.checkpoint(&store, 42).expect("a writable folder");
 
         let mut second = bench.tuner(options());
-        assert_eq!(second.resume(&store).expect("the same run"), Some(42));
+        assert_eq!(second.resume(&store).expect("the same run").metrics_bytes, Some(42));
         for expected in &expected[1..] {
             assert_eq!(timeless(step(&mut second)), *expected);
         }
@@ -168,7 +168,7 @@ fn a_run_can_begin_with_an_adapter() {
     let mut fresh = bench.tuner(TuneOptions { seed: 4, ..options(TuneObjective::Likelihood) });
     assert_eq!(fresh.resume(&store).expect_err("another start").kind(), ErrorKind::Mismatch);
     fresh.start_from(start.clone()).expect("an adapter of the same model");
-    assert_eq!(fresh.resume(&store).expect("the same run"), Some(0));
+    assert_eq!(fresh.resume(&store).expect("the same run").metrics_bytes, Some(0));
 
     let mut stranger = start;
     stranger.modules[0].n_out += 1;

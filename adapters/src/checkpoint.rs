@@ -1,20 +1,24 @@
 //! Checkpoints: everything that a run needs to go on as if it had never stopped.
 //!
-//! A checkpoint is a directory `step-00000042` of three files:
+//! A checkpoint is a directory `step-00000042`, or `step-00000042-part-000007` for one within a step:
 //!
 //! | file | content |
 //! |---|---|
 //! | `adapter.gguf` | the weights in F32, an adapter like any other |
 //! | `moments.bin` | AdamW's first and then second moments, little-endian f32, tensors in the order of the weights |
-//! | `state.json` | [`TrainState`], format version and the SHA-256 of the other two |
+//! | `gradients.bin` | within a step: the gradients so far of its next update, where there are any |
+//! | `next-adapter.gguf`, `next-moments.bin` | within a step: weights and moments after its updates so far, where there are any |
+//! | `state.json` | [`TrainState`], the finished parts of the step, format version and the SHA-256 of the other files |
 //!
 //! It is written under a temporary name, flushed, and renamed, so that a run that is killed at any moment leaves whole
 //! checkpoints only. All randomness is keyed by seed and position, so the seed is the whole state of the generators.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use owlet_runtime::{Error, ErrorKind, Result};
@@ -23,16 +27,23 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     file::{AdapterFile, Precision, Provenance},
-    lora::LoraWeights,
+    lock::FolderLock,
+    lora::{LoraGrads, LoraWeights},
     optim::{AdamW, AdamWOptions},
+    step::StepRecord,
 };
 
 /// Version of the format that we write and read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const ADAPTER: &str = "adapter.gguf";
 const MOMENTS: &str = "moments.bin";
+const GRADIENTS: &str = "gradients.bin";
+const NEXT_ADAPTER: &str = "next-adapter.gguf";
+const NEXT_MOMENTS: &str = "next-moments.bin";
 const STATE: &str = "state.json";
 const PREFIX: &str = "step-";
+/// Between the number of a step and that of its finished parts.
+const WITHIN: &str = "-part-";
 /// Directories that are being written or removed.
 const PART: &str = ".part-";
 
@@ -77,7 +88,7 @@ impl RunIdentity {
     }
 }
 
-/// Where a run stands, between two steps.
+/// Where a run stands: after how many steps, and what they leave to the next.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainState {
     /// The run that it belongs to.
@@ -90,6 +101,8 @@ pub struct TrainState {
     pub position: usize,
     /// Optimizer steps that were applied.
     pub n_updates: u64,
+    /// Updates in a row that were skipped, up to the last one.
+    pub n_skipped_in_a_row: u64,
     /// Length of `metrics.jsonl` in bytes.
     pub metrics_bytes: u64,
 }
@@ -103,72 +116,91 @@ pub struct Checkpoint {
     pub weights: LoraWeights,
     /// Moments and number of updates.
     pub optimizer: AdamW,
+    /// Finished parts of the step under way; `None` between two steps.
+    pub running: Option<StepRecord>,
+}
+
+/// Where a resumed run goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resumed {
+    /// Length of `metrics.jsonl` at the checkpoint; `None` if there was none to go on from.
+    pub metrics_bytes: Option<u64>,
+    /// Newer checkpoints that are damaged and were passed over.
+    pub damaged: Vec<PathBuf>,
 }
 
 /// `state.json`.
 #[derive(Serialize, Deserialize)]
 struct StateFile {
     version: u32,
-    adapter_sha256: String,
-    moments_sha256: String,
+    /// By name of the file.
+    sha256: BTreeMap<String, String>,
     state: TrainState,
+    running: Option<StepRecord>,
+    /// Applied updates of the optimizer in `next-moments.bin`.
+    next_n_updates: u64,
 }
 
-/// The checkpoints of one run in one directory.
-#[derive(Clone, Debug)]
+/// The checkpoints of one run in one directory, which belongs to this store alone as long as it lives.
+#[derive(Debug)]
 pub struct CheckpointStore {
     directory: PathBuf,
     keep: usize,
+    _lock: FolderLock,
 }
 
 impl CheckpointStore {
     /// Checkpoints in `directory`, which is created; the newest `keep` (at least 1) are kept.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`].
+    /// [`ErrorKind::Busy`] if another store has the directory, in this process or in another one; [`ErrorKind::Io`].
     pub fn open(directory: &Path, keep: usize) -> Result<Self> {
         fs::create_dir_all(directory)
             .map_err(|source| Error::io("cannot create checkpoint directory", directory, source))?;
-        Ok(Self { directory: directory.to_owned(), keep: keep.max(1) })
+        Ok(Self { directory: directory.to_owned(), keep: keep.max(1), _lock: FolderLock::take(directory)? })
     }
 
-    /// Writes the checkpoint of `state.step`, then removes old ones and what killed runs left behind. Gives its path.
-    /// Checkpoints of later steps go too: they are of a future that this run, which fell back behind it, no longer has.
+    /// Where the checkpoints are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Writes the checkpoint of `state.step` and of the finished parts of the step that follows, then removes old ones and
+    /// what killed runs left behind. Gives its path. Checkpoints of a later place go too: they are of a future that this
+    /// run, which fell back behind it, no longer has.
     ///
     /// # Errors
     /// [`ErrorKind::Io`]; nothing that was there before is lost then.
-    pub fn save(&self, state: &TrainState, weights: &LoraWeights, optimizer: &AdamW) -> Result<PathBuf> {
+    pub fn save(
+        &self,
+        state: &TrainState,
+        weights: &LoraWeights,
+        optimizer: &AdamW,
+        running: Option<&StepRecord>,
+    ) -> Result<PathBuf> {
         let failed = |path: &Path, source| Error::io("cannot write checkpoint", path, source);
         let temporary = tempfile::Builder::new()
             .prefix(PART)
             .tempdir_in(&self.directory)
             .map_err(|source| failed(&self.directory, source))?;
-        let adapter = AdapterFile {
-            architecture: state.run.architecture.clone(),
-            weights: weights.clone(),
-            provenance: Some(Provenance {
-                base_model: state.run.base_model.clone(),
-                config: state.run.config.to_string(),
-                step: state.step,
-                seed: state.run.seed,
-            }),
+        let mut files = vec![(ADAPTER, adapter_bytes(state, weights)?), (MOMENTS, moment_bytes(optimizer))];
+        let learned = running.and_then(|running| running.learned.as_ref());
+        if let Some(gradients) = learned.and_then(|learned| learned.gradients.as_ref()) {
+            files.push((GRADIENTS, bytes_of(gradients.tensors())));
         }
-        .to_bytes(Precision::F32)?;
-        let moments: Vec<u8> = optimizer
-            .first
-            .tensors()
-            .chain(optimizer.second.tensors())
-            .flatten()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
+        let next = learned.and_then(|learned| learned.updated.as_ref());
+        if let Some((weights, optimizer)) = next {
+            files.extend([(NEXT_ADAPTER, adapter_bytes(state, weights)?), (NEXT_MOMENTS, moment_bytes(optimizer))]);
+        }
         let state_file = StateFile {
             version: VERSION,
-            adapter_sha256: sha256(&adapter),
-            moments_sha256: sha256(&moments),
+            sha256: files.iter().map(|(name, bytes)| ((*name).to_owned(), sha256(bytes))).collect(),
             state: state.clone(),
+            running: running.cloned(),
+            next_n_updates: next.map_or(0, |(_, optimizer)| optimizer.n_updates),
         };
-        let state_json = serde_json::to_vec_pretty(&state_file).expect("numbers and texts are always JSON");
-        for (name, bytes) in [(ADAPTER, &adapter), (MOMENTS, &moments), (STATE, &state_json)] {
+        files.push((STATE, serde_json::to_vec_pretty(&state_file).expect("numbers and texts are always JSON")));
+        for (name, bytes) in &files {
             let path = temporary.path().join(name);
             let written = File::create(&path).and_then(|mut file| {
                 file.write_all(bytes)?;
@@ -177,61 +209,62 @@ impl CheckpointStore {
             written.map_err(|source| failed(&path, source))?;
         }
         sync_directory(temporary.path())?;
-        let target = self.directory.join(format!("{PREFIX}{:08}", state.step));
+        let place = Place { step: state.step, n_parts: running.map_or(0, StepRecord::n_parts) };
+        let target = self.directory.join(place.name());
         if target.exists() {
-            // A run that fell back to an older checkpoint comes by this step again: the damaged one goes aside.
-            let aside = self.directory.join(format!("{PART}replaced-{:08}", state.step));
+            // A run that fell back to an older checkpoint comes by this place again: the damaged one goes aside.
+            let aside = self.directory.join(format!("{PART}replaced-{}", place.name()));
             fs::rename(&target, &aside).map_err(|source| failed(&target, source))?;
         }
         fs::rename(temporary.path(), &target).map_err(|source| failed(&target, source))?;
         // The directory has its name: there is nothing left to remove on drop.
         let _ = temporary.keep();
         sync_directory(&self.directory)?;
-        self.remove_old(state.step)?;
+        self.remove_old(place)?;
         Ok(target)
     }
 
-    /// The newest checkpoint that is whole, for a run that is `run`; `None` where there is none. Damaged ones are passed
-    /// over with a warning; [`CheckpointStore::later_than`] names them then.
+    /// The newest checkpoint that is whole, for a run that is `run`, `None` where there is none, and the paths of newer
+    /// ones that are damaged and were passed over.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`] if it is of another base model, data set, seed or configuration; [`ErrorKind::Unsupported`] if
-    /// it is of a newer version; [`ErrorKind::Io`].
-    pub fn load_newest(&self, run: &RunIdentity, optimizer: AdamWOptions) -> Result<Option<Checkpoint>> {
-        for (_, path) in self.list()?.into_iter().rev() {
+    /// it is of another version; [`ErrorKind::Io`].
+    pub fn load_newest(
+        &self,
+        run: &RunIdentity,
+        optimizer: AdamWOptions,
+    ) -> Result<(Option<Checkpoint>, Vec<PathBuf>)> {
+        let mut damaged = Vec::new();
+        for path in self.list()?.into_iter().rev() {
             match load(&path, optimizer) {
                 Ok(checkpoint) => {
                     checkpoint.state.run.check(run).map_err(|error| error.at(path.display()))?;
-                    return Ok(Some(checkpoint));
+                    return Ok((Some(checkpoint), damaged));
                 }
                 Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
-                Err(error) => tracing::warn!(%error, path = %path.display(), "passing over a damaged checkpoint"),
+                Err(error) => {
+                    tracing::warn!(%error, path = %path.display(), "passing over a damaged checkpoint");
+                    damaged.push(path);
+                }
             }
         }
-        Ok(None)
+        Ok((None, damaged))
     }
 
-    /// Steps and paths, oldest first.
+    /// Paths of the checkpoints, oldest first.
     ///
     /// # Errors
     /// [`ErrorKind::Io`].
-    pub fn list(&self) -> Result<Vec<(u64, PathBuf)>> {
-        let mut found: Vec<(u64, PathBuf)> = self
-            .entries()?
-            .into_iter()
-            .filter_map(|path| Some((path.file_name()?.to_str()?.strip_prefix(PREFIX)?.parse().ok()?, path)))
-            .collect();
+    pub fn list(&self) -> Result<Vec<PathBuf>> {
+        Ok(self.places()?.into_iter().map(|(_, path)| path).collect())
+    }
+
+    fn places(&self) -> Result<Vec<(Place, PathBuf)>> {
+        let place = |path: PathBuf| Some((Place::parse(path.file_name()?.to_str()?)?, path));
+        let mut found: Vec<_> = self.entries()?.into_iter().filter_map(place).collect();
         found.sort();
         Ok(found)
-    }
-
-    /// Paths of the checkpoints beyond `step`, oldest first. For a run that was resumed at `step` and has not saved since,
-    /// these are the damaged ones that were passed over.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`].
-    pub fn later_than(&self, step: u64) -> Result<Vec<PathBuf>> {
-        Ok(self.list()?.into_iter().filter(|(later, _)| *later > step).map(|(_, path)| path).collect())
     }
 
     fn entries(&self) -> Result<Vec<PathBuf>> {
@@ -240,57 +273,132 @@ impl CheckpointStore {
         entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect()
     }
 
-    /// Leaves the checkpoint of `step`, which was just written, and the ones before it up to the number that is kept.
-    fn remove_old(&self, step: u64) -> Result<()> {
-        let mut past = self.list()?;
-        past.retain(|(other, _)| *other <= step);
-        let old = past.iter().take(past.len().saturating_sub(self.keep)).map(|(_, path)| path.clone());
-        let future = self.later_than(step)?;
+    /// Leaves the checkpoint of `newest`, which was just written, and the ones before it up to the number that is kept.
+    fn remove_old(&self, newest: Place) -> Result<()> {
+        let (past, future): (Vec<_>, Vec<_>) = self.places()?.into_iter().partition(|(place, _)| *place <= newest);
+        let n_old = past.len().saturating_sub(self.keep);
+        let others = past.into_iter().take(n_old).chain(future).map(|(_, path)| path);
         let is_part =
             |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PART));
-        for path in old.chain(future).chain(self.entries()?.into_iter().filter(is_part)) {
+        for path in others.chain(self.entries()?.into_iter().filter(is_part)) {
             fs::remove_dir_all(&path).map_err(|source| Error::io("cannot remove old checkpoint", &path, source))?;
         }
         Ok(())
     }
 }
 
+/// Where in its run a checkpoint is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    step: u64,
+    /// Finished parts of the step.
+    n_parts: usize,
+}
+
+impl Place {
+    fn name(self) -> String {
+        match self {
+            Self { step, n_parts: 0 } => format!("{PREFIX}{step:08}"),
+            Self { step, n_parts } => format!("{PREFIX}{step:08}{WITHIN}{n_parts:06}"),
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let numbers = name.strip_prefix(PREFIX)?;
+        let (step, n_parts) = numbers.split_once(WITHIN).unwrap_or((numbers, "0"));
+        Some(Self { step: step.parse().ok()?, n_parts: n_parts.parse().ok()? })
+    }
+}
+
+fn adapter_bytes(state: &TrainState, weights: &LoraWeights) -> Result<Vec<u8>> {
+    let RunIdentity { base_model, architecture, config, seed, .. } = state.run.clone();
+    let provenance = Some(Provenance { base_model, config: config.to_string(), step: state.step, seed });
+    AdapterFile { architecture, weights: weights.clone(), provenance }.to_bytes(Precision::F32)
+}
+
+fn moment_bytes(optimizer: &AdamW) -> Vec<u8> {
+    bytes_of(optimizer.first.tensors().chain(optimizer.second.tensors()))
+}
+
+fn bytes_of<'a>(tensors: impl Iterator<Item = &'a [f32]>) -> Vec<u8> {
+    tensors.flatten().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// The files of one checkpoint, each checked against its hash.
+struct Files<'a> {
+    directory: &'a Path,
+    sha256: BTreeMap<String, String>,
+}
+
+impl Files<'_> {
+    fn damaged(&self, name: &str) -> Error {
+        Error::new(ErrorKind::InvalidFile, "damaged checkpoint").at(self.directory.join(name).display())
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.sha256.contains_key(name)
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>> {
+        let path = self.directory.join(name);
+        let bytes = fs::read(&path).map_err(|source| Error::io("cannot read checkpoint", &path, source))?;
+        let (got, needed) = (sha256(&bytes), self.sha256.get(name).cloned().unwrap_or_default());
+        if got == needed { Ok(bytes) } else { Err(self.damaged(name).got(got).needed(needed)) }
+    }
+
+    fn weights(&self, name: &str) -> Result<LoraWeights> {
+        self.read(name)?;
+        Ok(AdapterFile::open(&self.directory.join(name))?.weights)
+    }
+
+    fn optimizer(&self, name: &str, options: AdamWOptions, weights: &LoraWeights, n_updates: u64) -> Result<AdamW> {
+        let mut optimizer = AdamW::new(options, weights);
+        optimizer.n_updates = n_updates;
+        self.fill(name, optimizer.first.tensors_mut().chain(optimizer.second.tensors_mut()))?;
+        Ok(optimizer)
+    }
+
+    /// Reads numbers into `tensors`, which take all of the file.
+    fn fill<'t>(&self, name: &str, tensors: impl Iterator<Item = &'t mut [f32]>) -> Result<()> {
+        let bytes = self.read(name)?;
+        let mut values = bytes.chunks(4);
+        for slot in tensors.flatten() {
+            let four = values.next().and_then(|four| four.try_into().ok());
+            *slot = f32::from_le_bytes(four.ok_or_else(|| self.damaged(name).got("too few numbers"))?);
+        }
+        if values.next().is_some() { Err(self.damaged(name).got("too many numbers")) } else { Ok(()) }
+    }
+}
+
 /// Reads one checkpoint directory and checks that it is whole.
 fn load(directory: &Path, options: AdamWOptions) -> Result<Checkpoint> {
-    let read = |name: &str| {
-        let path = directory.join(name);
-        fs::read(&path).map_err(|source| Error::io("cannot read checkpoint", &path, source))
-    };
-    let damaged =
-        |name: &str| Error::new(ErrorKind::InvalidFile, "damaged checkpoint").at(directory.join(name).display());
-    let state_json = read(STATE)?;
-    // The version first: the rest of a newer file may have another shape.
-    let version: VersionOnly = serde_json::from_slice(&state_json).map_err(|source| damaged(STATE).source(source))?;
+    let path = directory.join(STATE);
+    let state_json = fs::read(&path).map_err(|source| Error::io("cannot read checkpoint", &path, source))?;
+    let damaged = |source| Error::new(ErrorKind::InvalidFile, "damaged checkpoint").at(path.display()).source(source);
+    // The version first: the rest of another version may have another shape.
+    let version: VersionOnly = serde_json::from_slice(&state_json).map_err(damaged)?;
     if version.version != VERSION {
         let error = Error::new(ErrorKind::Unsupported, "the checkpoint is of another version").at(directory.display());
         return Err(error.got(version.version).needed(VERSION));
     }
-    let file: StateFile = serde_json::from_slice(&state_json).map_err(|source| damaged(STATE).source(source))?;
-    let moments = read(MOMENTS)?;
-    for (name, bytes, expected) in
-        [(ADAPTER, &read(ADAPTER)?, &file.adapter_sha256), (MOMENTS, &moments, &file.moments_sha256)]
-    {
-        let got = sha256(bytes);
-        if got != *expected {
-            return Err(damaged(name).got(got).needed(expected));
+    let StateFile { sha256, state, mut running, next_n_updates, .. } =
+        serde_json::from_slice(&state_json).map_err(damaged)?;
+    let files = Files { directory, sha256 };
+    let weights = files.weights(ADAPTER)?;
+    let optimizer = files.optimizer(MOMENTS, options, &weights, state.n_updates)?;
+    if let Some(learned) = running.as_mut().and_then(|running| running.learned.as_mut()) {
+        if files.contains(GRADIENTS) {
+            let mut gradients = LoraGrads::zeros(&weights);
+            files.fill(GRADIENTS, gradients.tensors_mut())?;
+            learned.gradients = Some(gradients);
+        }
+        if files.contains(NEXT_ADAPTER) {
+            let weights = files.weights(NEXT_ADAPTER)?;
+            let optimizer = files.optimizer(NEXT_MOMENTS, options, &weights, next_n_updates)?;
+            learned.updated = Some((Arc::new(weights), optimizer));
         }
     }
-    let weights = AdapterFile::open(&directory.join(ADAPTER))?.weights;
-    let mut optimizer = AdamW::new(options, &weights);
-    optimizer.n_updates = file.state.n_updates;
-    let needed = 2 * 4 * weights.n_parameters();
-    if moments.len() != needed {
-        return Err(damaged(MOMENTS).got(format!("{} bytes", moments.len())).needed(format!("{needed} bytes")));
-    }
-    let mut values = moments.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]));
-    let slots = optimizer.first.tensors_mut().chain(optimizer.second.tensors_mut()).flatten();
-    slots.zip(&mut values).for_each(|(slot, value)| *slot = value);
-    Ok(Checkpoint { state: file.state, weights, optimizer })
+    Ok(Checkpoint { state, weights, optimizer, running })
 }
 
 #[derive(Deserialize)]
@@ -334,17 +442,25 @@ mod tests {
         let mut grads = LoraGrads::zeros(&weights);
         grads.tensors_mut().for_each(|tensor| tensor.fill(0.1));
         optimizer.step(&mut weights, &grads, 0.01);
-        let state = TrainState { run: run(), step, epoch: 1, position: 5, n_updates: 1, metrics_bytes: 99 };
-        Checkpoint { state, weights, optimizer }
+        let state = TrainState {
+            run: run(),
+            step,
+            epoch: 1,
+            position: 5,
+            n_updates: 1,
+            n_skipped_in_a_row: 0,
+            metrics_bytes: 99,
+        };
+        Checkpoint { state, weights, optimizer, running: None }
     }
 
     fn save(store: &CheckpointStore, step: u64) -> PathBuf {
-        let Checkpoint { state, weights, optimizer } = checkpoint(step);
-        store.save(&state, &weights, &optimizer).expect("written")
+        let Checkpoint { state, weights, optimizer, running } = checkpoint(step);
+        store.save(&state, &weights, &optimizer, running.as_ref()).expect("written")
     }
 
     fn newest(store: &CheckpointStore) -> Option<Checkpoint> {
-        store.load_newest(&run(), AdamWOptions::default()).expect("readable")
+        store.load_newest(&run(), AdamWOptions::default()).expect("readable").0
     }
 
     #[test]
@@ -358,9 +474,10 @@ mod tests {
         }
         save(&store, 30);
         assert_eq!(newest(&store), Some(checkpoint(30)));
-        let steps: Vec<u64> = store.list().expect("readable").into_iter().map(|(step, _)| step).collect();
-        assert_eq!(steps, [2, 30]);
-        assert_eq!(fs::read_dir(folder.path().join("checkpoints")).expect("readable").count(), 2);
+        let names: Vec<_> =
+            store.list().expect("readable").into_iter().map(|path| path.file_name().map(PathBuf::from)).collect();
+        assert_eq!(names, ["step-00000002", "step-00000030"].map(|name| Some(PathBuf::from(name))));
+        assert_eq!(fs::read_dir(folder.path().join("checkpoints")).expect("readable").count(), 3, "with the lock");
     }
 
     #[test]
@@ -387,10 +504,11 @@ mod tests {
         let damaged = save(&store, 20);
         fs::write(damaged.join(STATE), "{").expect("writable");
         assert_eq!(newest(&store), Some(checkpoint(10)));
-        assert_eq!(store.later_than(10).expect("readable"), [damaged]);
+        assert_eq!(store.load_newest(&run(), AdamWOptions::default()).expect("readable").1, [damaged]);
+        drop(store);
         let store = CheckpointStore::open(folder.path(), 1).expect("created");
         let saved = save(&store, 13);
-        assert_eq!(store.list().expect("readable"), [(13, saved)]);
+        assert_eq!(store.list().expect("readable"), [saved]);
         assert_eq!(newest(&store), Some(checkpoint(13)));
     }
 
@@ -410,7 +528,7 @@ mod tests {
             assert!(error.to_string().contains(reason), "{error}");
         }
         let state = path.join(STATE);
-        let newer = fs::read_to_string(&state).expect("readable").replace("\"version\": 1", "\"version\": 2");
+        let newer = fs::read_to_string(&state).expect("readable").replace("\"version\": 2", "\"version\": 3");
         fs::write(&state, newer).expect("writable");
         let error = store.load_newest(&run(), AdamWOptions::default()).expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");

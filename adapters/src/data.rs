@@ -71,6 +71,11 @@ impl Sample {
         self.response.clone().unwrap_or_else(|| format!("<answer>{}</answer>", self.answer))
     }
 
+    /// Where errors place it: its line, or its name where it has none.
+    pub(crate) fn named_place(&self) -> &str {
+        if self.place.is_empty() { &self.id } else { &self.place }
+    }
+
     /// The text of the user's turn: problem, options (one a line) and `suffix`, separated by line breaks; empty parts are
     /// left out. Image marks stay in it.
     pub fn prompt_text(&self, suffix: &str) -> String {

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use owlet_runtime::{CancelToken, Result, RngKey, SamplerOptions, Session};
+use owlet_runtime::{CancelToken, Deadline, Error, ErrorKind, Result, RngKey, SamplerOptions, Session};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     data::Dataset,
+    measure::prompt_lengths,
     reward::{Composition, Reward, RewardParts},
-    rollout::{RolloutProgress, RolloutRules, roll_out},
+    rollout::{RolloutProgress, RolloutRules},
+    round::{Question, Round},
     statistics::{Interval, mean_interval, paired_difference, wilson},
     task::TaskType,
 };
@@ -113,7 +115,8 @@ fn accuracy_interval(accuracies: &[f64]) -> Interval {
 /// Asks every sample of `dataset` once, greedily, with the adapters that the sessions have.
 ///
 /// # Errors
-/// Those of images, of prompts that do not fit the sessions' context and of generation; `Cancelled`.
+/// `ContextOverflow` for a prompt that does not fit the sessions' context, before the first answer; those of images,
+/// prompts and generation; `Cancelled`.
 pub fn evaluate(
     sessions: &mut [Session],
     dataset: &Dataset,
@@ -121,6 +124,9 @@ pub fn evaluate(
     cancel: &CancelToken,
     on_progress: &mut (dyn FnMut(RolloutProgress) + Send),
 ) -> Result<Evaluation> {
+    if let Some(session) = sessions.first() {
+        prompt_lengths(session.model(), dataset, options.suffix, session.options().n_ctx - 1)?;
+    }
     let sampler = SamplerOptions::greedy();
     let rules = RolloutRules {
         sampler: &sampler,
@@ -132,20 +138,27 @@ pub fn evaluate(
     let n_responses = dataset.len();
     let mut answers = Vec::with_capacity(n_responses);
     let mut n_tokens = 0;
-    // In portions: prompts with their image embeddings are held only as long as they are asked about.
-    let portion = (4 * sessions.iter().map(|session| session.options().n_seq).sum::<usize>()).max(1);
-    for (index, samples) in dataset.samples().chunks(portion).enumerate() {
-        let first = index * portion;
-        let questions: Vec<_> =
-            samples.iter().enumerate().map(|(offset, sample)| (first + offset, sample, RngKey::default())).collect();
-        let groups = roll_out(sessions, &questions, 1, &rules, cancel, &mut |progress| {
+    // In parts: prompts with their image embeddings are held only as long as they are asked about.
+    let n_portion = 4 * sessions.iter().map(|session| session.options().n_seq).max().unwrap_or(1);
+    let n_part = n_portion * sessions.len().max(1);
+    let deadline = Deadline::never().or_cancelled(cancel);
+    for first in (0..n_responses).step_by(n_part) {
+        let part = first..(first + n_part).min(n_responses);
+        let questions = part.clone().map(|sample| Question { sample, rng_key: RngKey::default() }).collect();
+        let mut round = Round::new(questions, 1, n_portion.min(part.len().div_ceil(sessions.len().max(1))));
+        let is_done = round.advance(sessions, dataset.samples(), &rules, &deadline, &mut |progress| {
             on_progress(RolloutProgress {
                 n_done: first + progress.n_done,
                 n_responses,
                 n_tokens: n_tokens + progress.n_tokens,
             });
         })?;
-        for (group, sample) in groups.into_iter().zip(samples) {
+        cancel.check()?;
+        if !is_done {
+            return Err(Error::new(ErrorKind::InvalidInput, "no session to ask in"));
+        }
+        for group in round.into_groups() {
+            let sample = &dataset.samples()[group.sample];
             for rollout in group.rollouts {
                 n_tokens += rollout.tokens.len();
                 answers.push(Answer {

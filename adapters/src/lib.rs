@@ -12,7 +12,7 @@
 //! 7. [`optim`]: gradients to new weights;
 //! 8. [`mod@file`], [`checkpoint`] and [`metrics`]: what is written; [`statistics`]: how sure a result is.
 //!
-//! [`trainer`] is the loop over them, with the settings in [`options`] and those of published methods in [`method`];
+//! [`trainer`] is the loop over them, in slices, with the settings in [`options`] and those of published methods in [`method`];
 //! [`mod@evaluate`] asks held-out samples. [`tune`] is the shorter loop of supervised training: data to tokens to 5.
 #![forbid(unsafe_code)]
 
@@ -25,16 +25,22 @@ pub mod entropy;
 pub mod evaluate;
 pub mod file;
 pub mod length;
+mod lesson;
+mod lock;
 pub mod lora;
 pub mod loss;
+mod measure;
 pub mod method;
 pub mod metrics;
 mod normal;
 pub mod optim;
 pub mod options;
+mod pace;
 pub mod reward;
 pub mod rollout;
+mod round;
 pub mod statistics;
+mod step;
 mod summary;
 pub mod task;
 pub mod trainer;

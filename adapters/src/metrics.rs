@@ -69,10 +69,12 @@ pub struct StepMetrics {
     pub reference_kl: f64,
     /// Mean absolute difference between the engine's and the sampler's log-probabilities.
     pub logprob_gap: Option<f64>,
-    /// Global norm of the gradients before clipping; `null` where it was not finite.
+    /// Largest global norm of the gradients before clipping; `null` where no update was applied.
     pub grad_norm: Option<f64>,
-    /// Whether the optimizer step was applied.
+    /// Whether there were updates and all of them were applied.
     pub applied: bool,
+    /// Updates that were skipped because their gradients were not finite.
+    pub skipped_updates: usize,
     /// The same by task type.
     pub tasks: BTreeMap<TaskType, TaskMetrics>,
     /// Wall clock of the step.

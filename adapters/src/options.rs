@@ -11,7 +11,7 @@ use crate::{
     entropy::EntropyBand,
     lora::LoraConfig,
     loss::LossOptions,
-    optim::{AdamWOptions, Schedule},
+    optim::{AdamWOptions, Decay, Schedule},
     reward::Composition,
 };
 
@@ -59,8 +59,11 @@ pub struct TrainerOptions {
     pub updates_per_step: usize,
     /// Longest response in tokens, at least 1. Default 512.
     pub max_new_tokens: usize,
-    /// Longest prompt in tokens, images included. Default 1024. Together with `max_new_tokens` the size of a sequence.
+    /// Longest prompt in tokens, images included; a longer one is refused before the first step. Default 1024. Together with `max_new_tokens` the size of a sequence.
     pub max_prompt_tokens: usize,
+    /// Whether the sample with the longest prompt comes first in the run: what takes too much memory then fails in the first
+    /// step. Default yes; the other samples stay in their order.
+    pub largest_first: bool,
     /// Sessions that sample side by side, 1..=`n_threads`, sharing the threads evenly. Default 1. A small model is sampled
     /// fastest by one session a thread: its operations are too short to be shared. A large one by a single session, which
     /// reads the weights once for all sequences.
@@ -95,6 +98,9 @@ pub struct TrainerOptions {
     pub optimizer: AdamWOptions,
     /// The learning rate.
     pub schedule: Schedule,
+    /// Updates in a row that may be skipped because their gradients are not finite, before the run ends as diverged; at
+    /// least 1. Default 10.
+    pub max_skipped_updates: u64,
     /// Threads of sampling and learning; 0: one per core. The same number gives the same bits.
     pub n_threads: usize,
     /// How the engine keeps what activated adapters leave to the base. Changes no bits, so it is not part of a checkpoint.
@@ -112,6 +118,7 @@ impl Default for TrainerOptions {
             updates_per_step: 1,
             max_new_tokens: 512,
             max_prompt_tokens: 1024,
+            largest_first: true,
             n_sessions: 1,
             n_sequences: 16,
             precise_kv: false,
@@ -127,6 +134,7 @@ impl Default for TrainerOptions {
             lora: LoraConfig::default(),
             optimizer: AdamWOptions::default(),
             schedule: Schedule::default(),
+            max_skipped_updates: 10,
             n_threads: 0,
             prefix_cache: PrefixCacheOptions::default(),
         }
@@ -137,6 +145,21 @@ impl TrainerOptions {
     /// `wanted` threads, or one per core for 0.
     pub fn resolved_threads(wanted: usize) -> usize {
         if wanted > 0 { wanted } else { std::thread::available_parallelism().map_or(1, |n| n.get()) }
+    }
+
+    /// The options that change the bits of the result. A resumed run may have others of the rest: a larger
+    /// `max_prompt_tokens` (prompts are never cut), another `max_skipped_updates`, and another `n_steps` where the learning
+    /// rate does not depend on it.
+    pub(crate) fn identity(&self) -> serde_json::Value {
+        let mut options = serde_json::to_value(self).expect("numbers and names are always JSON");
+        if let Some(options) = options.as_object_mut() {
+            let free: &[&str] = match self.schedule.decay {
+                Decay::Constant => &["max_prompt_tokens", "max_skipped_updates", "n_steps"],
+                Decay::Linear | Decay::Cosine => &["max_prompt_tokens", "max_skipped_updates"],
+            };
+            free.iter().for_each(|name| drop(options.shift_remove(*name)));
+        }
+        options
     }
 
     /// # Errors
@@ -150,6 +173,7 @@ impl TrainerOptions {
             ("max_prompt_tokens", self.max_prompt_tokens, 1, usize::MAX - self.max_new_tokens),
             ("n_sessions", self.n_sessions, 1, Self::resolved_threads(self.n_threads)),
             ("n_sequences", self.n_sequences, 1, 256),
+            ("max_skipped_updates", usize::from(self.max_skipped_updates > 0), 1, usize::MAX),
             ("filter.max_rounds", self.filter.map_or(1, |filter| filter.max_rounds), 1, usize::MAX),
         ];
         for (name, got, low, high) in counts {

@@ -1,13 +1,12 @@
 //! Rollouts: samples of a data set to groups of scored responses.
 //!
-//! After `data`, before `advantage`. Each prompt is encoded and computed once, with its images, and forked G ways.
-
-use std::{ops::ControlFlow, sync::Mutex};
+//! After `data`, before `advantage`. Each prompt is encoded and computed once, with its images, and forked G ways; `round`
+//! drives the sessions.
 
 use owlet_runtime::{
-    CancelToken, EncodedPrompt, Error, ErrorKind, GenerateRequest, Generated, Image, Model, Prompt, Result, RngKey,
-    SamplerOptions, Session, StopReason, TokenId, generate_parallel,
+    EncodedPrompt, Error, ErrorKind, Generated, Image, Model, Prompt, Result, SamplerOptions, StopReason, TokenId,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::{
     data::Sample,
@@ -15,7 +14,7 @@ use crate::{
 };
 
 /// A response and what it earned. Token slices have one entry for each sampled token, the end token included.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rollout {
     /// The sampled tokens.
     pub tokens: Vec<TokenId>,
@@ -32,11 +31,12 @@ pub struct Rollout {
 }
 
 /// All responses to one prompt.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RolloutGroup {
     /// Index of the sample in its data set.
     pub sample: usize,
-    /// The prompt as the decoder takes it.
+    /// The prompt as the decoder takes it; empty once it is no longer needed.
+    #[serde(skip)]
     pub prompt: EncodedPrompt,
     /// The responses.
     pub rollouts: Vec<Rollout>,
@@ -58,60 +58,8 @@ pub(crate) struct RolloutRules<'a> {
     pub(crate) composition: &'a Composition,
 }
 
-/// One prompt to be answered: the sample's index, the sample, the key of its random numbers.
-pub(crate) type Question<'a> = (usize, &'a Sample, RngKey);
-
-/// Asks every question `n` times and scores the responses. `on_token` gets the number of tokens of each response so far
-/// finished and of all together.
-pub(crate) fn roll_out(
-    sessions: &mut [Session],
-    questions: &[Question<'_>],
-    n: usize,
-    rules: &RolloutRules<'_>,
-    cancel: &CancelToken,
-    on_token: &mut (dyn FnMut(RolloutProgress) + Send),
-) -> Result<Vec<RolloutGroup>> {
-    let Some(session) = sessions.first() else {
-        return Err(Error::new(ErrorKind::Internal, "no session to sample with"));
-    };
-    let model = session.model().clone();
-    let prompts = questions
-        .iter()
-        .map(|(_, sample, _)| {
-            cancel.check()?;
-            encode(&model, sample, rules.suffix)
-                .map_err(|error| error.at(if sample.place.is_empty() { &sample.id } else { &sample.place }))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let requests: Vec<_> = prompts
-        .iter()
-        .zip(questions)
-        .map(|(prompt, &(_, _, rng_key))| GenerateRequest { prompt, n, rng_key })
-        .collect();
-    let progress = RolloutProgress { n_done: 0, n_responses: questions.len() * n, n_tokens: 0 };
-    let listener = Mutex::new((progress, on_token));
-    let answers = generate_parallel(sessions, &requests, rules.sampler, rules.max_new_tokens, cancel, &|event| {
-        if let Ok((progress, on_token)) = listener.lock().as_deref_mut() {
-            progress.n_tokens += 1;
-            progress.n_done += usize::from(event.stop.is_some());
-            on_token(*progress);
-        }
-        ControlFlow::Continue(())
-    })?;
-    let score = |answer: Generated, sample: &Sample| score(&model, rules, answer, sample);
-    Ok(questions
-        .iter()
-        .zip(prompts)
-        .zip(answers)
-        .map(|((&(index, sample, _), prompt), answers)| {
-            let rollouts = answers.into_iter().map(|answer| score(answer, sample)).collect();
-            RolloutGroup { sample: index, prompt, rollouts }
-        })
-        .collect())
-}
-
 /// How far a set of rollouts is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RolloutProgress {
     /// Responses that have ended.
     pub n_done: usize,
@@ -122,16 +70,30 @@ pub struct RolloutProgress {
 }
 
 /// A sample as the decoder takes it: images read and encoded, chat template applied.
+///
+/// # Errors
+/// Those of images and prompts, at the sample's place.
 pub(crate) fn encode(model: &Model, sample: &Sample, suffix: &str) -> Result<EncodedPrompt> {
-    let images = sample.images.iter().map(Image::open).collect::<Result<Vec<_>>>()?;
-    model.encode(&Prompt::user(&sample.prompt_text(suffix), images)?)
+    let encode = || {
+        let images = sample.images.iter().map(Image::open).collect::<Result<Vec<_>>>()?;
+        model.encode(&Prompt::user(&sample.prompt_text(suffix), images)?)
+    };
+    encode().map_err(|error| error.at(sample.named_place()))
 }
 
-fn score(model: &Model, rules: &RolloutRules<'_>, answer: Generated, sample: &Sample) -> Rollout {
+/// A response with its reward.
+///
+/// # Errors
+/// `InvalidInput` at the sample's place if the reward is not finite.
+pub(crate) fn score(model: &Model, rules: &RolloutRules<'_>, answer: Generated, sample: &Sample) -> Result<Rollout> {
     let ended = answer.stop == StopReason::EndOfAnswer;
     let n_text = answer.tokens.len() - usize::from(ended);
     let text = model.detokenize(&answer.tokens[..n_text]);
     let parts = rules.reward.score(&text, sample);
     let reward = rules.composition.overall(&parts, sample.task_type, answer.tokens.len());
-    Rollout { tokens: answer.tokens, sampler_logprobs: answer.logprobs, text, truncated: !ended, parts, reward }
+    if ![parts.accuracy, parts.format, parts.structure, reward].iter().all(|part| part.is_finite()) {
+        let error = Error::new(ErrorKind::InvalidInput, "bad reward").at(sample.named_place());
+        return Err(error.got(format!("{parts:?}, {reward} together")).needed("finite numbers"));
+    }
+    Ok(Rollout { tokens: answer.tokens, sampler_logprobs: answer.logprobs, text, truncated: !ended, parts, reward })
 }

@@ -1,24 +1,25 @@
 //! A step in numbers: rollouts and the report of learning to [`StepMetrics`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     data::Dataset,
+    lesson::Lesson,
     metrics::{StepMetrics, TaskMetrics},
     rollout::{Rollout, RolloutGroup},
     task::TaskType,
-    update::{Lesson, UpdateReport},
+    update::UpdateReport,
 };
 
 /// All numbers but the step's place in the run and its time. Means of rewards and lengths are over all rollouts, dropped
 /// groups included: they say how the policy does, not how the selection does.
 pub(crate) fn summarize(
     dataset: &Dataset,
-    lessons: &[Lesson<'_>],
+    lessons: &[Arc<Lesson>],
     dropped: &[RolloutGroup],
     report: &UpdateReport,
 ) -> StepMetrics {
-    let groups = || lessons.iter().map(|lesson| lesson.group).chain(dropped);
+    let groups = || lessons.iter().map(|lesson| &lesson.group).chain(dropped);
     let all: Vec<&Rollout> = groups().flat_map(|group| &group.rollouts).collect();
     let stats = &report.stats;
     let share = |n: usize| stats.mean(n as f64);
@@ -31,7 +32,7 @@ pub(crate) fn summarize(
         format: mean(&all, |rollout| rollout.parts.format),
         length: mean(&all, |rollout| rollout.tokens.len() as f64),
         truncated: mean(&all, |rollout| f64::from(u8::from(rollout.truncated))),
-        advantage: mean(&lessons.iter().flat_map(|lesson| lesson.advantages).collect::<Vec<_>>(), |value| value.abs()),
+        advantage: mean(&lessons.iter().flat_map(|lesson| &lesson.advantages).collect::<Vec<_>>(), |value| value.abs()),
         loss: (report.n_updates > 0).then(|| report.loss / report.n_updates as f64),
         neg_logprob: known(stats.sum_neg_logprob),
         entropy: known(report.sum_entropy),
@@ -40,8 +41,9 @@ pub(crate) fn summarize(
         old_kl: stats.mean(stats.sum_old_kl),
         reference_kl: stats.mean(stats.sum_reference_kl),
         logprob_gap: known(report.sum_gap),
-        grad_norm: report.grad_norm.is_finite().then_some(report.grad_norm),
-        applied: report.applied && report.n_updates > 0,
+        grad_norm: (report.n_updates > 0).then_some(report.grad_norm),
+        applied: report.n_updates > 0 && report.n_skipped == 0,
+        skipped_updates: report.n_skipped,
         tasks: tasks(dataset, lessons, dropped, report),
         ..StepMetrics::default()
     }
@@ -49,7 +51,7 @@ pub(crate) fn summarize(
 
 fn tasks(
     dataset: &Dataset,
-    lessons: &[Lesson<'_>],
+    lessons: &[Arc<Lesson>],
     dropped: &[RolloutGroup],
     report: &UpdateReport,
 ) -> BTreeMap<TaskType, TaskMetrics> {
@@ -58,7 +60,7 @@ fn tasks(
     for (lesson, neg_logprob) in lessons.iter().zip(&report.neg_logprobs) {
         let (rollouts, neg_logprobs) = members.entry(lesson.task).or_default();
         rollouts.extend(&lesson.group.rollouts);
-        neg_logprobs.push(*neg_logprob);
+        neg_logprobs.extend(neg_logprob);
     }
     for group in dropped {
         members.entry(task(group)).or_default().0.extend(&group.rollouts);
@@ -114,7 +116,7 @@ mod tests {
         };
         let group = RolloutGroup { sample: 0, prompt: EncodedPrompt::from_tokens(vec![1]), rollouts: vec![rollout; 2] };
 
-        let nothing = UpdateReport { applied: true, ..UpdateReport::default() };
+        let nothing = UpdateReport::default();
         let metrics = summarize(&dataset, &[], std::slice::from_ref(&group), &nothing);
         assert_eq!((metrics.n_filtered, metrics.reward, metrics.applied), (1, 0.9, false));
         assert_eq!((metrics.loss, metrics.entropy, metrics.neg_logprob, metrics.logprob_gap), (None, None, None, None));
@@ -123,7 +125,7 @@ mod tests {
         assert!(json.contains("\"entropy\":null"), "{json}");
         assert_eq!(serde_json::from_str::<StepMetrics>(&json).expect("its own JSON"), metrics);
 
-        let lesson = Lesson { group: &group, task: TaskType::Ocr, advantages: &[1.0, -1.0] };
+        let lesson = Lesson { group, task: TaskType::Ocr, advantages: vec![1.0, -1.0] };
         let stats = LossStats { n_tokens: 4, sum_neg_logprob: 2.0, ..LossStats::default() };
         let learned = UpdateReport {
             loss: 3.0,
@@ -131,10 +133,10 @@ mod tests {
             sum_entropy: 4.0,
             sum_gap: 0.0,
             n_updates: 2,
-            neg_logprobs: vec![0.5],
+            neg_logprobs: vec![Some(0.5)],
             ..nothing
         };
-        let metrics = summarize(&dataset, &[lesson], &[], &learned);
+        let metrics = summarize(&dataset, &[Arc::new(lesson)], &[], &learned);
         let near = |value: Option<f64>, expected: f64| value.is_some_and(|value| (value - expected).abs() < 1e-6);
         assert!(near(metrics.loss, 1.5) && near(metrics.entropy, 1.0) && near(metrics.neg_logprob, 0.5));
         assert_eq!((metrics.logprob_gap, metrics.tasks[&TaskType::Ocr].neg_logprob), (Some(0.0), Some(0.5)));

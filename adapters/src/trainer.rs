@@ -2,33 +2,42 @@
 //!
 //! `prompts -> rollouts -> rewards -> filter -> advantages -> policy loss -> LoRA gradients -> weights -> sampler`.
 //!
-//! A step that is cancelled or fails leaves the trainer as it was after the step before: what it drew is drawn again, with
-//! the same random numbers, so a run that was stopped anywhere and resumed ends with the same bits.
+//! A step is worked on in slices of any length ([`Trainer::step_slice`]) and may rest between any two; `step` and `round`
+//! are the machine behind it. The trainer's adapter changes at the end of a step, all at once. A checkpoint may be taken
+//! between any two slices. Whatever is not in it is computed again from the same random numbers, so a run that was stopped
+//! anywhere and resumed ends with the same bits.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use owlet_runtime::{
-    Adapter, CancelToken, EncodedPrompt, Error, ErrorKind, FlashAttention, KvType, Model, Result, RngKey,
-    SamplerOptions, Session, SessionOptions,
+    Adapter, CancelToken, Deadline, Error, ErrorKind, FlashAttention, KvType, Model, Result, Session, SessionOptions,
 };
 
 use crate::{
-    advantage::{Scored, advantages},
-    checkpoint::{CheckpointStore, RunIdentity, TrainState},
-    cursor::Cursor,
+    checkpoint::{CheckpointStore, Resumed, RunIdentity, TrainState},
+    cursor::{Cursor, Order},
     data::Dataset,
     engine::{Engine, EngineOptions},
     evaluate::{EvaluateOptions, Evaluation, evaluate},
     file::{AdapterFile, Precision, Provenance},
     lora::{LoraConfig, LoraWeights},
+    measure::prompt_lengths,
     metrics::StepMetrics,
     optim::AdamW,
     options::TrainerOptions,
     reward::Reward,
-    rollout::{RolloutGroup, RolloutProgress, RolloutRules, roll_out},
+    rollout::RolloutProgress,
+    step::{Bench, RunningStep},
     summary::summarize,
-    update::{Learner, Lesson},
+    update::Before,
 };
+
+/// Time between two questions of [`Trainer::step_while`].
+const SLICE: Duration = Duration::from_millis(100);
 
 /// What a running step tells.
 #[derive(Clone, Copy, Debug)]
@@ -44,34 +53,43 @@ pub enum StepEvent {
     },
 }
 
+/// What a slice of a step came to.
+#[derive(Clone, Debug)]
+pub enum Slice {
+    /// The step is not complete; this is where it rests.
+    Pending(StepEvent),
+    /// The step is complete.
+    StepDone(Box<StepMetrics>),
+}
+
 /// Trains one adapter over one model.
 pub struct Trainer {
     model: Model,
     sessions: Vec<Session>,
-    engine: Engine,
+    /// Away while a gradient rests.
+    engine: Option<Engine>,
     dataset: Dataset,
     reward: Arc<dyn Reward>,
-    options: TrainerOptions,
-    weights: LoraWeights,
+    options: Arc<TrainerOptions>,
+    weights: Arc<LoraWeights>,
     /// Hash of the adapter that the run began with, where it was not a fresh one.
     start: Option<String>,
     optimizer: AdamW,
     cursor: Cursor,
     step: u64,
-}
-
-/// The groups of a step.
-struct Collected {
-    kept: Vec<RolloutGroup>,
-    dropped: Vec<RolloutGroup>,
+    running: Option<RunningStep>,
+    n_skipped_in_a_row: u64,
+    /// The sample with the longest prompt, where it comes first.
+    first: Option<usize>,
 }
 
 impl Trainer {
     /// A run from its beginning: the adapter starts as the identity.
     ///
     /// # Errors
-    /// `InvalidInput` for options out of range or an empty data set; `Unsupported` for models that the engine cannot
-    /// train; those of [`Session::new`] and [`LoraMode::for_model`](crate::lora::LoraMode::for_model).
+    /// `InvalidInput` for options out of range or an empty data set; `ContextOverflow` for a prompt that is too long, with
+    /// its place; `Unsupported` for models that the engine cannot train; those of [`Session::new`] and
+    /// [`LoraMode::for_model`](crate::lora::LoraMode::for_model).
     pub fn new(model: &Model, dataset: Dataset, reward: Arc<dyn Reward>, options: TrainerOptions) -> Result<Self> {
         options.validate()?;
         if dataset.is_empty() {
@@ -87,10 +105,27 @@ impl Trainer {
         let engine = Engine::new(model.path(), engine_options)?;
         let weights = LoraWeights::init(&options.lora, &engine.lora_targets(), options.seed)?;
         let optimizer = AdamW::new(options.optimizer, &weights);
-        let cursor = Cursor::new(&dataset, options.seed, 0, 0);
-        let model = model.clone();
-        let start = None;
-        Ok(Self { model, sessions, engine, dataset, reward, options, weights, start, optimizer, cursor, step: 0 })
+        let lengths = prompt_lengths(model, &dataset, &options.suffix, options.max_prompt_tokens)?;
+        // The first of equals.
+        let longest = (0..lengths.len()).rev().max_by_key(|&sample| lengths[sample]);
+        let first = longest.filter(|_| options.largest_first);
+        let cursor = Cursor::new(Order { dataset: &dataset, seed: options.seed, first }, 0, 0);
+        Ok(Self {
+            model: model.clone(),
+            sessions,
+            engine: Some(engine),
+            dataset,
+            reward,
+            options: Arc::new(options),
+            weights: Arc::new(weights),
+            start: None,
+            optimizer,
+            cursor,
+            step: 0,
+            running: None,
+            n_skipped_in_a_row: 0,
+            first,
+        })
     }
 
     /// Begins with `weights`, such as a warm start, instead of a fresh adapter; to be called before the first step and before
@@ -100,31 +135,42 @@ impl Trainer {
     /// # Errors
     /// `Mismatch` if they are of another model; those of adapters that llama.cpp cannot load.
     pub fn start_from(&mut self, weights: LoraWeights) -> Result<()> {
-        weights.check_fits(&self.engine.lora_targets())?;
-        self.sample_with(&weights)?;
+        if let Some(mut running) = self.running.take() {
+            running.abandon(&mut self.engine);
+        }
+        let missing = || Error::new(ErrorKind::Internal, "the engine is away");
+        weights.check_fits(&self.engine.as_ref().ok_or_else(missing)?.lora_targets())?;
+        sample_with(&self.model, &mut self.sessions, &weights)?;
         self.optimizer = AdamW::new(self.options.optimizer, &weights);
         self.start = Some(weights.hash());
-        self.weights = weights;
+        self.weights = Arc::new(weights);
         Ok(())
     }
 
-    /// Goes on from the newest checkpoint in `store`, if there is one; returns the length of `metrics.jsonl` at that time.
+    /// Goes on from the newest checkpoint in `store` that is whole, if there is one. What this trainer did so far is
+    /// forgotten.
     ///
     /// # Errors
-    /// `Mismatch` if the checkpoint is of another model, data set or configuration; `Unsupported` for a newer version;
-    /// `Io`.
-    pub fn resume(&mut self, store: &CheckpointStore) -> Result<Option<u64>> {
-        let Some(checkpoint) = store.load_newest(&self.identity(), self.options.optimizer)? else { return Ok(None) };
-        let TrainState { step, epoch, position, metrics_bytes, .. } = checkpoint.state;
-        self.sample_with(&checkpoint.weights)?;
-        self.weights = checkpoint.weights;
+    /// `Mismatch` if the checkpoint is of another model, data set or configuration; `Unsupported` for another version of
+    /// the format; `Io`. The trainer is then as before.
+    pub fn resume(&mut self, store: &CheckpointStore) -> Result<Resumed> {
+        let (checkpoint, damaged) = store.load_newest(&self.identity(), self.options.optimizer)?;
+        let Some(checkpoint) = checkpoint else { return Ok(Resumed { metrics_bytes: None, damaged }) };
+        let TrainState { step, epoch, position, metrics_bytes, n_skipped_in_a_row, .. } = checkpoint.state;
+        sample_with(&self.model, &mut self.sessions, &checkpoint.weights)?;
+        if let Some(mut running) = self.running.take() {
+            running.abandon(&mut self.engine);
+        }
+        self.weights = Arc::new(checkpoint.weights);
         self.optimizer = checkpoint.optimizer;
-        self.cursor = Cursor::new(&self.dataset, self.options.seed, epoch, position);
-        self.step = step;
-        Ok(Some(metrics_bytes))
+        self.cursor = Cursor::new(self.order(), epoch, position);
+        (self.step, self.n_skipped_in_a_row) = (step, n_skipped_in_a_row);
+        self.running = checkpoint.running.map(|record| RunningStep::restore(record, self.order(), step, &self.options));
+        Ok(Resumed { metrics_bytes: Some(metrics_bytes), damaged })
     }
 
-    /// Writes a checkpoint of the steps so far. `metrics_bytes`: length of `metrics.jsonl`.
+    /// Writes a checkpoint of the steps so far and of the finished parts of the one under way. `metrics_bytes`: length of
+    /// `metrics.jsonl`.
     ///
     /// # Errors
     /// `Io`.
@@ -135,47 +181,102 @@ impl Trainer {
             epoch: self.cursor.epoch,
             position: self.cursor.position,
             n_updates: self.optimizer.n_updates,
+            n_skipped_in_a_row: self.n_skipped_in_a_row,
             metrics_bytes,
         };
-        store.save(&state, &self.weights, &self.optimizer).map(drop)
+        let record = self.running.as_ref().map(RunningStep::record).filter(|record| record.n_parts() > 0);
+        store.save(&state, &self.weights, &self.optimizer, record.as_ref()).map(drop)
     }
 
-    /// One step of the run.
+    /// Finished parts of the step under way: groups that were sampled, passes over lessons. A checkpoint is worth its
+    /// bytes when the number has grown.
+    pub fn n_parts_done(&self) -> usize {
+        self.running.as_ref().map_or(0, RunningStep::n_parts)
+    }
+
+    /// One step of the run, or the rest of the one under way.
     ///
     /// # Errors
-    /// `Cancelled`, with the trainer as before the step; those of images, prompts and generation, which name the sample.
+    /// `Cancelled`, with the step resting where it was: another call goes on, and a checkpoint keeps its finished parts.
+    /// `Diverged` when gradients were not finite in too many updates in a row. Those of images, prompts and generation,
+    /// which name the sample; what was finished before stands.
     pub fn step(&mut self, cancel: &CancelToken, observer: &mut (dyn FnMut(StepEvent) + Send)) -> Result<StepMetrics> {
+        loop {
+            cancel.check()?;
+            if let Slice::StepDone(metrics) = self.step_slice(&Deadline::never().or_cancelled(cancel), observer)? {
+                return Ok(*metrics);
+            }
+        }
+    }
+
+    /// As [`Trainer::step`] for as long as `should_continue` says yes; it is asked at the beginning and about ten times a
+    /// second, between slices. For hosts that look at the battery, the heat or whether they are in sight.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`], but for `Cancelled`.
+    pub fn step_while(
+        &mut self,
+        should_continue: &mut dyn FnMut() -> bool,
+        observer: &mut (dyn FnMut(StepEvent) + Send),
+    ) -> Result<Slice> {
+        while should_continue() {
+            if let done @ Slice::StepDone(_) = self.step_slice(&Deadline::after(SLICE), observer)? {
+                return Ok(done);
+            }
+        }
+        Ok(Slice::Pending(self.event()))
+    }
+
+    /// Works on the step under way, or on a new one, until `deadline` or the end of the step.
+    ///
+    /// A slice ends within one unit of its deadline: the encoding of a picture (which llama.cpp does not interrupt), the
+    /// computation of a prompt, a token of all running answers, a layer of the engine forwards or backwards, a chunk of
+    /// the vocabulary, the update of the weights. It does one unit at least, so a run of short slices gets to its end too,
+    /// with the same bits. A cancelled deadline does none, and stops sampling inside a unit on the CPU.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`], but for `Cancelled`.
+    pub fn step_slice(&mut self, deadline: &Deadline, observer: &mut (dyn FnMut(StepEvent) + Send)) -> Result<Slice> {
         let started = Instant::now();
-        let mut cursor = self.cursor.clone();
-        let Collected { kept, dropped } = self.collect(&mut cursor, cancel, observer)?;
-        let advantages = self.advantages(&kept)?;
-        let lessons: Vec<_> = kept
-            .iter()
-            .zip(advantages.chunks(self.options.group_size))
-            .map(|(group, advantages)| Lesson {
-                group,
-                task: self.dataset.samples()[group.sample].task_type,
-                advantages,
-            })
-            .collect();
-
-        let learning_rate = self.options.schedule.rate(self.step, self.options.n_steps);
-        let n_groups = lessons.len();
-        // The learner works on copies, so that a cancelled step leaves no trace.
-        let (mut weights, mut optimizer) = (self.weights.clone(), self.optimizer.clone());
-        let mut learner = Learner {
+        let mut running = self.running.take().unwrap_or_else(|| RunningStep::new(self.cursor.clone()));
+        let mut bench = Bench {
+            sessions: &mut self.sessions,
             engine: &mut self.engine,
-            weights: &mut weights,
-            optimizer: &mut optimizer,
+            order: Order { dataset: &self.dataset, seed: self.options.seed, first: self.first },
+            reward: &*self.reward,
             options: &self.options,
+            before: Before {
+                weights: &self.weights,
+                optimizer: &self.optimizer,
+                learning_rate: self.options.schedule.rate(self.step, self.options.n_steps),
+            },
+            n_skipped_in_a_row: self.n_skipped_in_a_row,
+            step: self.step,
         };
-        let report = learner.learn(&lessons, learning_rate, cancel, &mut |n_done| {
-            observer(StepEvent::Learning { n_done, n_groups });
-        })?;
+        let result = running.advance(&mut bench, deadline, observer);
+        running.seconds += started.elapsed().as_secs_f64();
+        let running = self.running.insert(running);
+        if !result? {
+            return Ok(Slice::Pending(running.event()));
+        }
+        // Sessions first: a step that cannot be taken over whole stays as it is.
+        if let Some((weights, _)) = running.updated() {
+            sample_with(&self.model, &mut self.sessions, weights)?;
+        }
+        self.finish()
+    }
 
-        let metrics = summarize(&self.dataset, &lessons, &dropped, &report);
-        let seconds = started.elapsed().as_secs_f64();
-        let n_tokens = metrics.length * ((n_groups + dropped.len()) * self.options.group_size) as f64;
+    /// Takes over what the step under way, which is complete, learned.
+    fn finish(&mut self) -> Result<Slice> {
+        let learning_rate = self.options.schedule.rate(self.step, self.options.n_steps);
+        let running = self.running.take();
+        let seconds = running.as_ref().map_or(0.0, |running| running.seconds);
+        let (cursor, parts) = running.map(|running| (running.cursor.clone(), running.into_parts())).unzip();
+        let (Some(cursor), Some(Some((lessons, dropped, learned)))) = (cursor, parts) else {
+            return Err(Error::new(ErrorKind::Internal, "a step ended that did not learn"));
+        };
+        let metrics = summarize(&self.dataset, &lessons, &dropped, &learned.report);
+        let n_tokens = metrics.length * ((lessons.len() + dropped.len()) * self.options.group_size) as f64;
         let metrics = StepMetrics {
             step: self.step,
             epoch: cursor.epoch,
@@ -184,13 +285,25 @@ impl Trainer {
             tokens_per_second: n_tokens / seconds,
             ..metrics
         };
-        self.sample_with(&weights)?;
-        (self.weights, self.optimizer, self.cursor) = (weights, optimizer, cursor);
+        if let Some((weights, optimizer)) = learned.updated {
+            (self.weights, self.optimizer) = (weights, optimizer);
+        }
+        self.n_skipped_in_a_row = learned.report.n_skipped_in_a_row;
+        self.cursor = cursor;
         self.step += 1;
-        Ok(metrics)
+        Ok(Slice::StepDone(Box::new(metrics)))
     }
 
-    /// Greedy answers to `dataset` with the adapter as it is now.
+    fn event(&self) -> StepEvent {
+        self.running.as_ref().map_or(StepEvent::Sampling(RolloutProgress::default()), RunningStep::event)
+    }
+
+    fn order(&self) -> Order<'_> {
+        Order { dataset: &self.dataset, seed: self.options.seed, first: self.first }
+    }
+
+    /// Greedy answers to `dataset` with the adapter as it is after the last complete step. Answers of a step under way that
+    /// have not ended begin again, with the same random numbers.
     ///
     /// # Errors
     /// As [`evaluate`].
@@ -200,6 +313,7 @@ impl Trainer {
         cancel: &CancelToken,
         on_progress: &mut (dyn FnMut(RolloutProgress) + Send),
     ) -> Result<Evaluation> {
+        self.running.iter_mut().for_each(RunningStep::restart_answers);
         let options = EvaluateOptions {
             max_new_tokens: self.options.max_new_tokens,
             suffix: &self.options.suffix,
@@ -224,7 +338,7 @@ impl Trainer {
         let RunIdentity { base_model, architecture, config, seed, .. } = self.identity();
         AdapterFile {
             architecture,
-            weights: self.weights.clone(),
+            weights: (*self.weights).clone(),
             provenance: Some(Provenance { base_model, config: config.to_string(), step: self.step, seed }),
         }
     }
@@ -237,79 +351,6 @@ impl Trainer {
         self.adapter().write(path, precision)
     }
 
-    /// Rollouts of this step's prompts: drops groups that teach nothing and draws others in their place.
-    fn collect(
-        &mut self,
-        cursor: &mut Cursor,
-        cancel: &CancelToken,
-        observer: &mut (dyn FnMut(StepEvent) + Send),
-    ) -> Result<Collected> {
-        let sampler = SamplerOptions {
-            temperature: self.options.temperature,
-            top_p: self.options.top_p,
-            ..SamplerOptions::default()
-        };
-        let rules = RolloutRules {
-            sampler: &sampler,
-            max_new_tokens: self.options.max_new_tokens,
-            suffix: &self.options.suffix,
-            reward: &*self.reward,
-            composition: &self.options.reward,
-        };
-        let mut collected = Collected { kept: Vec::new(), dropped: Vec::new() };
-        let max_rounds = self.options.filter.map_or(1, |filter| filter.max_rounds);
-        for _ in 0..max_rounds {
-            let n_missing = self.options.prompts_per_step - collected.kept.len();
-            if n_missing == 0 {
-                break;
-            }
-            let draws: Vec<_> = (0..n_missing).map(|_| cursor.draw(&self.dataset, self.options.seed)).collect();
-            let questions: Vec<_> = draws
-                .iter()
-                .map(|&(sample, prompt)| {
-                    let key = RngKey { seed: self.options.seed, step: self.step, prompt };
-                    (sample, &self.dataset.samples()[sample], key)
-                })
-                .collect();
-            let groups =
-                roll_out(&mut self.sessions, &questions, self.options.group_size, &rules, cancel, &mut |progress| {
-                    observer(StepEvent::Sampling(progress));
-                })?;
-            for group in groups {
-                let teaches = self.options.filter.is_none_or(|filter| filter.keeps(group.mean_accuracy()));
-                if teaches {
-                    collected.kept.push(group);
-                } else {
-                    // Only its numbers are wanted; image embeddings are large.
-                    collected.dropped.push(RolloutGroup { prompt: EncodedPrompt::default(), ..group });
-                }
-            }
-        }
-        Ok(collected)
-    }
-
-    /// One advantage for each rollout, group by group.
-    fn advantages(&self, groups: &[RolloutGroup]) -> Result<Vec<f64>> {
-        let scored: Vec<_> = groups
-            .iter()
-            .enumerate()
-            .flat_map(|(index, group)| {
-                let task = self.dataset.samples()[group.sample].advantage_task();
-                group.rollouts.iter().map(move |rollout| Scored { reward: rollout.reward, group: index, task })
-            })
-            .collect();
-        advantages(self.options.estimator, &scored)
-    }
-
-    /// Gives the sessions an adapter of `weights`.
-    fn sample_with(&mut self, weights: &LoraWeights) -> Result<()> {
-        let architecture = self.model.info().architecture.clone();
-        let bytes =
-            AdapterFile { architecture, weights: weights.clone(), provenance: None }.to_bytes(Precision::F32)?;
-        let adapter = Arc::new(Adapter::from_bytes(&self.model, &bytes)?);
-        self.sessions.iter_mut().try_for_each(|session| session.set_adapters(&[(Arc::clone(&adapter), 1.0)]))
-    }
-
     fn identity(&self) -> RunIdentity {
         let info = self.model.info();
         RunIdentity {
@@ -317,7 +358,7 @@ impl Trainer {
             architecture: info.architecture.clone(),
             dataset: self.dataset.hash().to_owned(),
             config: serde_json::json!({
-                "options": self.options,
+                "options": self.options.identity(),
                 "mmproj": info.mmproj_hash,
                 "pixels": self.model.image_budget().map(|budget| [budget.min_pixels, budget.max_pixels]),
                 "reward": self.reward.name(),
@@ -327,6 +368,14 @@ impl Trainer {
             seed: self.options.seed,
         }
     }
+}
+
+/// Gives the sessions an adapter of `weights`.
+fn sample_with(model: &Model, sessions: &mut [Session], weights: &LoraWeights) -> Result<()> {
+    let architecture = model.info().architecture.clone();
+    let bytes = AdapterFile { architecture, weights: weights.clone(), provenance: None }.to_bytes(Precision::F32)?;
+    let adapter = Arc::new(Adapter::from_bytes(model, &bytes)?);
+    sessions.iter_mut().try_for_each(|session| session.set_adapters(&[(Arc::clone(&adapter), 1.0)]))
 }
 
 fn session_options(options: &TrainerOptions) -> SessionOptions {

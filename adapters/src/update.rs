@@ -1,32 +1,30 @@
-//! The learning half of a step: groups and their advantages to new adapter weights.
+//! The learning half of a step: groups and their advantages to new adapter weights, in slices.
 //!
-//! After `advantage`, using `loss`, `entropy`, the engine and `optim`. The groups of a step are split into
-//! `updates_per_step` batches; each batch is one optimizer update. Log-probabilities of the sampling policy are the
-//! engine's own, computed before the first update, never the sampler's: both multiply by the same quantized weights,
-//! but kernels and K/V precision differ, and a ratio must not start away from 1.
+//! The lessons of a step are split into `updates_per_step` batches; each batch is one optimizer update. Log-probabilities
+//! of the sampling policy are the engine's own, computed before the first update, never the sampler's: both multiply by
+//! the same quantized weights, but kernels and K/V precision differ, and a ratio must not start away from 1.
+//!
+//! Learning is a sequence of tasks, each a few passes of the engine over one lesson. A task rests between layers; what
+//! whole tasks gave is plain data ([`Learned`]), which goes into checkpoints.
 
-use owlet_runtime::{CancelToken, Error, ErrorKind, Result, TokenId};
+use std::sync::Arc;
+
+use owlet_runtime::{Deadline, Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    engine::{Engine, GroupInput, TokenScores, TokenSlopes},
+    engine::Engine,
     entropy::BandPlan,
+    lesson::{Lesson, Logprobs, Share, Terms},
     lora::{LoraGrads, LoraWeights},
-    loss::{BatchSize, LossStats, PolicyLoss, Sequence, policy_loss},
+    loss::{BatchSize, LossStats},
     optim::AdamW,
     options::TrainerOptions,
-    rollout::RolloutGroup,
-    task::TaskType,
+    pace::{Pace, Task},
 };
 
-/// A group ready for learning; all parts have one entry for each rollout.
-pub(crate) struct Lesson<'a> {
-    pub(crate) group: &'a RolloutGroup,
-    pub(crate) task: TaskType,
-    pub(crate) advantages: &'a [f64],
-}
-
 /// Sums over the updates of a step.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct UpdateReport {
     /// Sum of the losses of the updates.
     pub(crate) loss: f64,
@@ -34,202 +32,289 @@ pub(crate) struct UpdateReport {
     pub(crate) sum_entropy: f64,
     /// Sum of |engine - sampler| over the tokens, before the first update.
     pub(crate) sum_gap: f64,
-    /// Largest global gradient norm; not finite where one was not.
+    /// Largest global gradient norm of the updates that were applied.
     pub(crate) grad_norm: f64,
-    /// Whether every update was applied.
-    pub(crate) applied: bool,
     pub(crate) n_updates: usize,
-    /// By group: mean of `-logprob` over its tokens, before the first update.
-    pub(crate) neg_logprobs: Vec<f64>,
+    /// Updates that were not applied, because their gradients were not finite.
+    pub(crate) n_skipped: usize,
+    /// Skipped updates in a row at the end of the step, those of earlier steps included.
+    pub(crate) n_skipped_in_a_row: u64,
+    /// By lesson: mean of `-logprob` over its tokens, before the first update; `None` where that is not finite.
+    pub(crate) neg_logprobs: Vec<Option<f64>>,
 }
 
-/// What learning works on.
-pub(crate) struct Learner<'a> {
-    pub(crate) engine: &'a mut Engine,
-    pub(crate) weights: &'a mut LoraWeights,
-    pub(crate) optimizer: &'a mut AdamW,
-    pub(crate) options: &'a TrainerOptions,
+/// What the tasks so far gave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Learned {
+    pub(crate) n_tasks: usize,
+    /// Updates that are done.
+    update: usize,
+    /// Lessons of the next update whose gradients are summed up.
+    n_summed: usize,
+    /// Whether all of them were finite.
+    is_finite: bool,
+    /// By lesson, of the sampling policy; only where updates are off-policy.
+    old: Vec<Logprobs>,
+    /// By lesson of the next update, of the current policy; only where there is an entropy band.
+    band: Vec<Logprobs>,
+    pub(crate) report: UpdateReport,
+    /// Sum of the gradients of the next update; `None` before the first.
+    #[serde(skip)]
+    pub(crate) gradients: Option<LoraGrads>,
+    /// Weights and optimizer after the updates so far; `None` before the first.
+    #[serde(skip)]
+    pub(crate) updated: Option<(Arc<LoraWeights>, AdamW)>,
 }
 
-/// Log-probabilities of a group in f64, one vector for each rollout.
-type Logprobs = Vec<Vec<f64>>;
+/// Where learning starts from.
+#[derive(Clone, Copy)]
+pub(crate) struct Before<'a> {
+    pub(crate) weights: &'a Arc<LoraWeights>,
+    pub(crate) optimizer: &'a AdamW,
+    pub(crate) learning_rate: f64,
+}
 
-impl Learner<'_> {
-    /// Learns from all lessons; `on_group` gets the number of groups that have gone through the backward pass.
-    pub(crate) fn learn(
-        &mut self,
-        lessons: &[Lesson<'_>],
-        learning_rate: f64,
-        cancel: &CancelToken,
-        on_group: &mut dyn FnMut(usize),
-    ) -> Result<UpdateReport> {
-        let mut report = UpdateReport { applied: true, ..UpdateReport::default() };
-        let off_policy = self.options.updates_per_step > 1;
-        let old: Option<Vec<Logprobs>> =
-            off_policy.then(|| lessons.iter().map(|lesson| self.score(lesson, cancel)).collect()).transpose()?;
-        let mut gradients = LoraGrads::zeros(self.weights);
-        let n_updates = self.options.updates_per_step;
-        let bound = |update: usize| update * lessons.len() / n_updates;
-        for (first, end) in (0..n_updates).map(|update| (bound(update), bound(update + 1))) {
-            let batch = &lessons[first..end];
-            if batch.is_empty() {
-                continue;
-            }
-            gradients.zero();
-            let plan = self.plan(batch, cancel)?;
-            report.loss += plan.as_ref().map_or(0.0, |plan| plan.penalty);
-            let size = BatchSize::of(batch.iter().flat_map(Lesson::lengths));
-            for (offset, lesson) in batch.iter().enumerate() {
-                cancel.check()?;
-                let old = old.as_ref().map(|old| &old[first + offset]);
-                self.add_gradient(lesson, old, plan.as_ref(), size, &mut gradients, &mut report)?;
-                on_group(first + offset + 1);
-            }
-            let outcome = self.optimizer.step(self.weights, &gradients, learning_rate);
-            report.n_updates += 1;
-            report.applied &= outcome.applied;
-            // `max` would pass over NaN.
-            let grad_norm = if outcome.grad_norm.is_finite() { outcome.grad_norm } else { f64::INFINITY };
-            report.grad_norm = report.grad_norm.max(grad_norm);
-        }
-        Ok(report)
+/// Learning under way.
+pub(crate) struct Learning {
+    lessons: Vec<Arc<Lesson>>,
+    options: Arc<TrainerOptions>,
+    learned: Learned,
+    task: Option<Task<Finished>>,
+}
+
+/// A task that ended gives the engine back, which it had for itself.
+struct Finished {
+    engine: Engine,
+    outcome: Result<Outcome>,
+}
+
+enum Outcome {
+    Old(Logprobs),
+    Band(Logprobs),
+    Gradient(Option<(LoraGrads, Share)>),
+}
+
+/// What is next.
+enum Next {
+    Lesson(Kind, usize),
+    Update,
+    Nothing,
+}
+
+/// What a task computes of its lesson.
+#[derive(Clone, Copy)]
+enum Kind {
+    Old,
+    Band,
+    Gradient,
+}
+
+impl Learning {
+    /// Learning from `lessons`, from its beginning; `n_skipped_in_a_row` as the steps before left it.
+    pub(crate) fn new(lessons: Vec<Lesson>, options: &Arc<TrainerOptions>, n_skipped_in_a_row: u64) -> Self {
+        let learned = Learned {
+            n_tasks: 0,
+            update: 0,
+            n_summed: 0,
+            is_finite: true,
+            old: Vec::new(),
+            band: Vec::new(),
+            report: UpdateReport { n_skipped_in_a_row, ..UpdateReport::default() },
+            gradients: None,
+            updated: None,
+        };
+        let lessons = lessons.into_iter().map(Arc::new).collect();
+        Self { lessons, options: Arc::clone(options), learned, task: None }
     }
 
-    /// Current log-probabilities of a lesson.
-    fn score(&mut self, lesson: &Lesson<'_>, cancel: &CancelToken) -> Result<Logprobs> {
-        cancel.check()?;
-        let completions = lesson.completions();
-        let input = GroupInput { prompt: &lesson.group.prompt, completions: &completions };
-        let scores = self.engine.score(Some(self.weights), &input, self.options.temperature)?;
-        Ok(logprobs(&scores))
+    /// Goes on from what was learned before.
+    pub(crate) fn with_learned(self, learned: Learned) -> Self {
+        Self { learned, ..self }
+    }
+
+    pub(crate) fn learned(&self) -> &Learned {
+        &self.learned
+    }
+
+    pub(crate) fn lessons(&self) -> &[Arc<Lesson>] {
+        &self.lessons
+    }
+
+    /// Lessons whose gradients are computed.
+    pub(crate) fn n_done(&self) -> usize {
+        self.bounds(self.learned.update).0 + self.learned.n_summed
+    }
+
+    /// The end: what was learned, with weights and optimizer if an update was applied.
+    pub(crate) fn into_parts(self) -> (Vec<Arc<Lesson>>, Learned) {
+        (self.lessons, self.learned)
+    }
+
+    /// Ends the task under way; `engine` gets back what it had.
+    pub(crate) fn abandon(&mut self, engine: &mut Option<Engine>) {
+        if let Some(finished) = self.task.take().and_then(Task::abandon) {
+            *engine = Some(finished.engine);
+        }
+    }
+
+    /// Works until `deadline`, which it may pass by a layer, and returns whether all is learned. `engine` is away while a
+    /// task rests.
+    ///
+    /// # Errors
+    /// Those of the engine and the loss, with the task undone; `Diverged` when the gradients of as many updates in a row
+    /// as the options allow were not finite.
+    pub(crate) fn advance(
+        &mut self,
+        engine: &mut Option<Engine>,
+        before: Before<'_>,
+        deadline: &Deadline,
+        on_lesson: &mut dyn FnMut(usize),
+    ) -> Result<bool> {
+        while !deadline.is_cancelled() {
+            let mut task = match self.task.take() {
+                Some(task) => task,
+                None => match self.next() {
+                    Next::Nothing => return Ok(true),
+                    Next::Update => {
+                        self.update(before)?;
+                        continue;
+                    }
+                    Next::Lesson(kind, index) => {
+                        let missing = || Error::new(ErrorKind::Internal, "the engine is away");
+                        self.start(kind, index, engine.take().ok_or_else(missing)?, before)
+                    }
+                },
+            };
+            let Some(finished) = task.advance(deadline) else {
+                self.task = Some(task);
+                return Ok(false);
+            };
+            *engine = Some(finished.engine);
+            let n_done = self.n_done();
+            self.take(finished.outcome?);
+            if self.n_done() > n_done {
+                on_lesson(self.n_done());
+            }
+            if deadline.is_over() {
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    /// First and end of the lessons of update `update`.
+    fn bounds(&self, update: usize) -> (usize, usize) {
+        let (n_lessons, n_updates) = (self.lessons.len(), self.options.updates_per_step);
+        (update * n_lessons / n_updates, (update + 1) * n_lessons / n_updates)
+    }
+
+    fn next(&self) -> Next {
+        let Learned { update, n_summed, old, band, .. } = &self.learned;
+        let (first, end) = self.bounds(*update);
+        if self.options.updates_per_step > 1 && old.len() < self.lessons.len() {
+            Next::Lesson(Kind::Old, old.len())
+        } else if *update == self.options.updates_per_step {
+            Next::Nothing
+        } else if self.options.entropy_band.is_some() && first + band.len() < end {
+            Next::Lesson(Kind::Band, first + band.len())
+        } else if first + n_summed < end {
+            Next::Lesson(Kind::Gradient, first + n_summed)
+        } else {
+            Next::Update
+        }
+    }
+
+    fn start(&self, kind: Kind, index: usize, mut engine: Engine, before: Before<'_>) -> Task<Finished> {
+        let weights = Arc::clone(self.learned.updated.as_ref().map_or(before.weights, |(weights, _)| weights));
+        let options = Arc::clone(&self.options);
+        let lesson = Arc::clone(&self.lessons[index]);
+        let terms = Terms { old: self.learned.old.get(index).cloned(), band: self.plan(), size: self.batch_size() };
+        Task::new(move |pace: Pace| async move {
+            let outcome = match kind {
+                Kind::Old => lesson.score(&mut engine, &weights, &options, &pace).await.map(Outcome::Old),
+                Kind::Band => lesson.score(&mut engine, &weights, &options, &pace).await.map(Outcome::Band),
+                Kind::Gradient => {
+                    lesson.gradient(&mut engine, &weights, &options, &terms, &pace).await.map(Outcome::Gradient)
+                }
+            };
+            Finished { engine, outcome }
+        })
+    }
+
+    /// The lessons of the next update.
+    fn batch(&self) -> &[Arc<Lesson>] {
+        let (first, end) = self.bounds(self.learned.update);
+        &self.lessons[first..end]
+    }
+
+    fn batch_size(&self) -> BatchSize {
+        BatchSize::of(self.batch().iter().flat_map(|lesson| lesson.lengths()))
     }
 
     /// The entropy band over a whole batch, where there is one. Its penalty is not linear in the tokens, so all tokens of
     /// the batch are scored before the first gradient.
-    fn plan(&mut self, batch: &[Lesson<'_>], cancel: &CancelToken) -> Result<Option<BandPlan>> {
-        let Some(band) = self.options.entropy_band else { return Ok(None) };
-        let scores = batch.iter().map(|lesson| self.score(lesson, cancel)).collect::<Result<Vec<_>>>()?;
-        let sequences: Vec<(TaskType, &[f64])> = batch
-            .iter()
-            .zip(&scores)
+    fn plan(&self) -> Option<BandPlan> {
+        let band = self.options.entropy_band?;
+        let lessons = self.batch().iter().zip(&self.learned.band);
+        let sequences: Vec<_> = lessons
             .flat_map(|(lesson, logprobs)| logprobs.iter().map(|logprobs| (lesson.task, logprobs.as_slice())))
             .collect();
-        Ok(Some(band.plan(self.options.loss.average, &sequences)))
+        Some(band.plan(self.options.loss.average, &sequences))
     }
 
-    fn add_gradient(
-        &mut self,
-        lesson: &Lesson<'_>,
-        old: Option<&Logprobs>,
-        plan: Option<&BandPlan>,
-        size: BatchSize,
-        gradients: &mut LoraGrads,
-        report: &mut UpdateReport,
-    ) -> Result<()> {
-        let completions = lesson.completions();
-        let input = GroupInput { prompt: &lesson.group.prompt, completions: &completions };
-        let temperature = self.options.temperature;
-        let reference = match self.options.loss.kl {
-            Some(_) => Some(logprobs(&self.engine.score_base(&self.weights.config.mode, &input, temperature)?)),
-            None => None,
-        };
-        let options = self.options;
-        let mut loss: Option<Result<PolicyLoss>> = None;
-        let scores = self.engine.gradient(
-            self.weights,
-            &input,
-            temperature,
-            &mut |scores| {
-                let current = logprobs(scores);
-                let result = lesson.loss(options, &current, old.unwrap_or(&current), reference.as_ref(), size);
-                let slopes = match &result {
-                    Ok(loss) => lesson.slopes(options, loss, plan, size),
-                    Err(_) => scores.iter().map(|scores| vec![0.0; scores.logprobs.len()].into()).collect(),
-                };
-                loss = Some(result);
-                slopes
-            },
-            gradients,
-        )?;
-        let loss = loss.ok_or_else(|| Error::new(ErrorKind::Internal, "the engine asked for no coefficients"))??;
-        report.loss += loss.loss + lesson.bonus(options, &scores, size);
-        report.stats.add(&loss.stats);
-        report.sum_entropy +=
-            scores.iter().flat_map(|scores| &scores.entropies).map(|&nats| f64::from(nats)).sum::<f64>();
-        let before = old.cloned().unwrap_or_else(|| logprobs(&scores));
-        report.sum_gap += lesson.gap(&before);
-        let n_tokens = lesson.lengths().sum::<usize>().max(1);
-        report.neg_logprobs.push(-before.iter().flatten().sum::<f64>() / n_tokens as f64);
+    /// Takes over what a task gave.
+    fn take(&mut self, outcome: Outcome) {
+        let Learned { n_tasks, n_summed, is_finite, old, band, report, gradients, .. } = &mut self.learned;
+        *n_tasks += 1;
+        match outcome {
+            Outcome::Old(logprobs) => old.push(logprobs),
+            Outcome::Band(logprobs) => band.push(logprobs),
+            Outcome::Gradient(gradient) => {
+                *n_summed += 1;
+                *is_finite &= gradient.is_some();
+                report.neg_logprobs.push(gradient.as_ref().map(|(_, share)| share.neg_logprob));
+                let Some((gradient, share)) = gradient else { return };
+                report.loss += share.loss;
+                report.stats.add(&share.stats);
+                report.sum_entropy += share.sum_entropy;
+                report.sum_gap += share.sum_gap;
+                match gradients {
+                    Some(sum) => sum.add_scaled(&gradient, 1.0),
+                    None => *gradients = Some(gradient),
+                }
+            }
+        }
+    }
+
+    /// One step of the optimizer.
+    fn update(&mut self, before: Before<'_>) -> Result<()> {
+        let penalty = self.plan().map_or(0.0, |plan| plan.penalty);
+        let is_empty = self.batch().is_empty();
+        let learned = &mut self.learned;
+        let report = &mut learned.report;
+        let gradients =
+            learned.gradients.as_ref().filter(|gradients| learned.is_finite && gradients.global_norm().is_finite());
+        if let Some(gradients) = gradients {
+            let (weights, optimizer) =
+                learned.updated.get_or_insert_with(|| (Arc::clone(before.weights), before.optimizer.clone()));
+            let outcome = optimizer.step(Arc::make_mut(weights), gradients, before.learning_rate);
+            report.grad_norm = report.grad_norm.max(outcome.grad_norm);
+            report.loss += penalty;
+            report.n_updates += 1;
+            report.n_skipped_in_a_row = 0;
+        } else if !is_empty {
+            let n_in_a_row = report.n_skipped_in_a_row + 1;
+            if n_in_a_row >= self.options.max_skipped_updates {
+                return Err(Error::new(ErrorKind::Diverged, "training cannot go on")
+                    .got(format!("{n_in_a_row} updates in a row with gradients that are not finite")));
+            }
+            report.n_skipped += 1;
+            report.n_skipped_in_a_row = n_in_a_row;
+        }
+        learned.update += 1;
+        (learned.n_summed, learned.is_finite) = (0, true);
+        learned.band.clear();
+        learned.gradients = None;
         Ok(())
     }
-}
-
-impl Lesson<'_> {
-    fn completions(&self) -> Vec<&[TokenId]> {
-        self.group.rollouts.iter().map(|rollout| rollout.tokens.as_slice()).collect()
-    }
-
-    /// Tokens of each rollout.
-    pub(crate) fn lengths(&self) -> impl Iterator<Item = usize> {
-        self.group.rollouts.iter().map(|rollout| rollout.tokens.len())
-    }
-
-    fn loss(
-        &self,
-        options: &TrainerOptions,
-        current: &Logprobs,
-        old: &Logprobs,
-        reference: Option<&Logprobs>,
-        size: BatchSize,
-    ) -> Result<PolicyLoss> {
-        let sequences: Vec<_> = (0..self.advantages.len())
-            .map(|rollout| Sequence {
-                advantage: self.advantages[rollout],
-                logprobs: &current[rollout],
-                old_logprobs: &old[rollout],
-                reference_logprobs: reference.map(|reference| reference[rollout].as_slice()),
-            })
-            .collect();
-        policy_loss(&options.loss, size, &sequences)
-    }
-
-    fn slopes(
-        &self,
-        options: &TrainerOptions,
-        loss: &PolicyLoss,
-        plan: Option<&BandPlan>,
-        size: BatchSize,
-    ) -> Vec<TokenSlopes> {
-        let slopes = |coefficients: &Vec<f64>| {
-            let n = coefficients.len();
-            let band = plan.map_or(0.0, |plan| plan.coefficient(self.task, n));
-            let bonus = -options.entropy_bonus * size.token_weight(options.loss.average, n);
-            TokenSlopes {
-                logprobs: coefficients.iter().map(|coefficient| (coefficient + band) as f32).collect(),
-                entropies: if bonus == 0.0 { Vec::new() } else { vec![bonus as f32; n] },
-            }
-        };
-        loss.coefficients.iter().map(slopes).collect()
-    }
-
-    /// The loss of the entropy bonus.
-    fn bonus(&self, options: &TrainerOptions, scores: &[TokenScores], size: BatchSize) -> f64 {
-        let entropies = scores.iter().map(|scores| &scores.entropies);
-        let weighted = |entropies: &Vec<f32>| {
-            let sum = entropies.iter().map(|&nats| f64::from(nats)).sum::<f64>();
-            sum * size.token_weight(options.loss.average, entropies.len())
-        };
-        -options.entropy_bonus * entropies.map(weighted).sum::<f64>()
-    }
-
-    /// Sum over the tokens of |engine - sampler|.
-    fn gap(&self, engine: &Logprobs) -> f64 {
-        let rollouts = self.group.rollouts.iter().zip(engine);
-        let tokens = rollouts.flat_map(|(rollout, engine)| rollout.sampler_logprobs.iter().zip(engine));
-        tokens.map(|(&sampler, engine)| (f64::from(sampler) - engine).abs()).sum()
-    }
-}
-
-fn logprobs(scores: &[TokenScores]) -> Logprobs {
-    scores.iter().map(|scores| scores.logprobs.iter().map(|&logprob| f64::from(logprob)).collect()).collect()
 }

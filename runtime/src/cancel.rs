@@ -1,4 +1,4 @@
-//! Cancelling long work from another thread.
+//! Cancelling long work from another thread, and doing it in slices.
 
 use std::{
     ffi::c_void,
@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use crate::{Error, ErrorKind, Result};
@@ -49,6 +50,53 @@ impl CancelToken {
     /// The flag's address as callback data of [`abort_requested`]; valid while this token lives.
     pub(crate) fn as_callback_data(&self) -> *mut c_void {
         Arc::as_ptr(&self.0).cast::<c_void>().cast_mut()
+    }
+}
+
+/// Until when a slice of long work may go on. Work that is done in slices looks at it after every unit, such as a token of
+/// all running answers or a layer, and does at least one unit a slice, so that short slices get there too.
+#[derive(Clone, Debug, Default)]
+pub struct Deadline {
+    at: Option<Instant>,
+    cancel: CancelToken,
+}
+
+impl Deadline {
+    /// As long as the work takes.
+    pub fn never() -> Self {
+        Self::default()
+    }
+
+    /// Until `at`.
+    pub fn at(at: Instant) -> Self {
+        Self { at: Some(at), ..Self::default() }
+    }
+
+    /// For `duration` from now.
+    pub fn after(duration: Duration) -> Self {
+        // What overflows the clock is never.
+        Self { at: Instant::now().checked_add(duration), ..Self::default() }
+    }
+
+    /// The same, or until `cancel` is cancelled: then not even one more unit is done, and on CPU the running one stops.
+    #[must_use]
+    pub fn or_cancelled(self, cancel: &CancelToken) -> Self {
+        Self { cancel: cancel.clone(), ..self }
+    }
+
+    /// Whether the slice is over.
+    pub fn is_over(&self) -> bool {
+        self.is_cancelled() || self.at.is_some_and(|at| Instant::now() >= at)
+    }
+
+    /// Whether the slice was cancelled, whatever the time.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    /// The token that ends the slice; of no consequence where none was given.
+    pub fn cancel(&self) -> &CancelToken {
+        &self.cancel
     }
 }
 

@@ -31,6 +31,10 @@ pub enum ErrorKind {
     Limit,
     /// The caller cancelled the work.
     Cancelled,
+    /// Somebody else is using it: another process writes to the same folder.
+    Busy,
+    /// A training whose numbers left their range, again and again.
+    Diverged,
     /// llama.cpp or ggml failed for a reason it did not tell.
     Backend,
     /// Owlet broke a rule of its own: please report it.

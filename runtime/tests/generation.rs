@@ -7,9 +7,9 @@ use std::{ops::ControlFlow, sync::Arc, thread, time::Duration};
 
 use common::tiny;
 use owlet_runtime::{
-    Adapter, CancelToken, EncodedPrompt, ErrorKind, GenerateRequest, Generated, Image, ImageBudget, Message, Model,
-    ModelOptions, Part, Prompt, Result, RngKey, Role, SamplerOptions, Session, SessionOptions, StopReason, TokenEvent,
-    generate, generate_parallel,
+    Adapter, CancelToken, Deadline, EncodedPrompt, ErrorKind, GenerateRequest, Generated, Generation, Image,
+    ImageBudget, Message, Model, ModelOptions, Part, Prompt, Result, RngKey, Role, SamplerOptions, Session,
+    SessionOptions, StopReason, TokenEvent, generate,
 };
 
 /// Kernels round differently for other batch sizes and orders of summation; logits range over about +-5.
@@ -28,8 +28,11 @@ fn requests<'a>(prompts: &'a [EncodedPrompt], n: usize, seed: u64) -> Vec<Genera
     prompts.iter().enumerate().map(request).collect()
 }
 
+fn ignore(_: TokenEvent) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
 fn run(session: &mut Session, requests: &[GenerateRequest], max_new_tokens: usize) -> Result<Vec<Vec<Generated>>> {
-    let mut ignore = |_: TokenEvent| ControlFlow::Continue(());
     generate(session, requests, &SamplerOptions::default(), max_new_tokens, &CancelToken::new(), &mut ignore)
 }
 
@@ -363,27 +366,53 @@ fn one_model_serves_sessions_on_several_threads() {
 }
 
 #[test]
-fn sessions_side_by_side_give_what_one_gives() {
+fn answers_that_rest_between_units_or_stop_inside_one_have_the_same_bits() {
     let (model, _directory) = tiny::load();
     let prompts = prompts(&model);
     let requests = requests(&prompts, 3, 1);
-    let expected = run(&mut tiny::session(&model, 4, 256), &requests, 10).expect("runs");
-    let mut sessions = [tiny::session(&model, 4, 256), tiny::session(&model, 4, 256), tiny::session(&model, 4, 256)];
-    let seen = std::sync::Mutex::new(vec![0; prompts.len()]);
-    let count = |event: TokenEvent| {
-        seen.lock().expect("no panic")[event.request] += 1;
-        ControlFlow::Continue(())
-    };
     let sampler = SamplerOptions::default();
-    let mut parallel = || generate_parallel(&mut sessions, &requests, &sampler, 10, &CancelToken::new(), &count);
-    let answers = parallel().expect("runs");
-    assert_eq!(parallel().expect("runs"), answers, "the same bits again");
-    let tokens = |answers: &[Vec<Generated>]| answers.iter().flatten().map(|a| a.tokens.clone()).collect::<Vec<_>>();
-    assert_eq!(tokens(&answers), tokens(&expected));
-    let n_tokens = answers.iter().map(|answers| 2 * answers.iter().map(|a| a.tokens.len()).sum::<usize>());
-    assert!(n_tokens.eq(seen.lock().expect("no panic").iter().copied()));
-    let error = generate_parallel(&mut [], &requests, &sampler, 10, &CancelToken::new(), &count);
-    assert_eq!(error.expect_err("no session").kind(), ErrorKind::InvalidInput);
+    let expected = run(&mut tiny::session(&model, 4, 256), &requests, 10).expect("runs");
+
+    let mut session = tiny::session(&model, 4, 256);
+    let mut generation = Generation::new(&mut session, &requests, &sampler, 10).expect("fits");
+    let mut n_interrupted = 0;
+    for unit in 0.. {
+        // Before every third unit the token is set, so that llama.cpp gives up at its first node.
+        if unit % 3 == 0 {
+            let cancel = CancelToken::new();
+            cancel.cancel();
+            session.set_cancel(cancel);
+            match generation.advance(&mut session, &mut ignore) {
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled),
+                // Nothing was left to compute.
+                Ok(done) => assert!(done),
+            }
+            n_interrupted += 1;
+            session.set_cancel(CancelToken::new());
+        }
+        if generation.advance(&mut session, &mut ignore).expect("runs") {
+            break;
+        }
+    }
+    assert!(n_interrupted > 3);
+    assert_eq!(generation.into_answers(), expected);
+
+    let mut generation = Generation::new(&mut session, &requests, &sampler, 10).expect("fits");
+    generation.advance(&mut session, &mut ignore).expect("runs");
+    run(&mut session, &requests[..1], 1).expect("the session serves others");
+    let error = generation.advance(&mut session, &mut ignore).expect_err("its sequences are gone");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn a_deadline_is_a_time_or_a_cancelled_token() {
+    let cancel = CancelToken::new();
+    let long = Deadline::after(Duration::from_secs(3600)).or_cancelled(&cancel);
+    assert!(!long.is_over() && !Deadline::never().is_over());
+    assert!(Deadline::after(Duration::ZERO).is_over() && !Deadline::after(Duration::ZERO).is_cancelled());
+    assert!(!Deadline::after(Duration::MAX).is_over());
+    cancel.cancel();
+    assert!(long.is_over() && long.is_cancelled());
 }
 
 #[test]

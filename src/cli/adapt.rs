@@ -1,11 +1,11 @@
 //! `owlet adapt`: teaches a model by G2RPO; before and after, it is asked on held-out data.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use owlet::{
-    EntropyBand, Estimator, Evaluation, Interval, KlPenalty, LengthEnvelope, LossOptions, Method, Objective, Precision,
-    Score, StepMetrics, TaskType, Trainer, TrainerOptions, VerifiableReward,
+    EntropyBand, ErrorKind, Estimator, Evaluation, Interval, KlPenalty, LengthEnvelope, LossOptions, Method, Objective,
+    Precision, Score, StepMetrics, TaskType, Trainer, TrainerOptions, VerifiableReward,
     loss::{Average, KlEstimate},
     reward::Composition,
 };
@@ -13,11 +13,11 @@ use serde::Serialize;
 
 use super::{
     adapter::{LoraArgs, ScheduleArgs},
-    failure::Result,
+    failure::{Result, Teach as _},
     interrupt,
     model::ModelArgs,
     output::{Output, ensure_distinct, ensure_writable},
-    training::{Before, RunFolder, ask, ensure_new, open_dataset, results_table, train},
+    training::{Before, CONTEXT_HINT, CheckpointPace, RunFolder, ask, open_dataset, open_store, results_table, train},
 };
 
 /// Train a LoRA adapter over a quantized model by G2RPO, from answers that can be checked
@@ -40,6 +40,9 @@ pub(crate) struct AdaptArgs {
     /// Steps from one checkpoint to the next
     #[arg(long, default_value_t = 10, value_name = "N")]
     checkpoint_every: u64,
+    /// Seconds after which the finished parts of a long step are kept too
+    #[arg(long, default_value_t = 60, value_name = "N")]
+    checkpoint_seconds: u64,
     /// Go on from the last checkpoint, to the same result as without a break
     #[arg(long)]
     resume: bool,
@@ -214,17 +217,19 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
     let held_out = args.eval.as_deref().map(open_dataset).transpose()?;
     let model = args.model.load()?;
     let start = args.lora.start()?;
-    let mut trainer = Trainer::new(&model, data, Arc::new(VerifiableReward), args.trainer_options())?;
+    let mut trainer = Trainer::new(&model, data, Arc::new(VerifiableReward), args.trainer_options())
+        .hint(ErrorKind::ContextOverflow, CONTEXT_HINT)?;
     if let Some(start) = start {
         trainer.start_from(start)?;
     }
-    ensure_new(&directory, args.resume)?;
+    let store = open_store(&directory, args.resume)?;
 
     let before = match &held_out {
         Some(held_out) => Some(Before::answers(&mut trainer, held_out, &directory, args.resume, &cancel, output)?),
         None => None,
     };
-    let mut folder = RunFolder::open(&directory, &mut trainer, args.resume, args.checkpoint_every, output)?;
+    let pace = CheckpointPace { n_steps: args.checkpoint_every, time: Duration::from_secs(args.checkpoint_seconds) };
+    let mut folder = RunFolder::open(store, &mut trainer, args.resume, pace, output)?;
     // Not earlier: a folder that turns out to be of another run keeps its own.
     if let Some(before) = &before {
         before.keep(&directory)?;

@@ -140,6 +140,8 @@ fn trainer_options(args: &DemoArgs) -> TrainerOptions {
         prompts_per_step: 8,
         max_new_tokens: 80,
         max_prompt_tokens: 112,
+        // The pictures are all of one size.
+        largest_first: false,
         n_sessions: n_threads,
         n_sequences: 32,
         precise_kv: true,

@@ -126,6 +126,8 @@ mod tests {
             (ErrorKind::ContextOverflow, 1),
             (ErrorKind::Limit, 1),
             (ErrorKind::Cancelled, 130),
+            (ErrorKind::Busy, 1),
+            (ErrorKind::Diverged, 1),
             (ErrorKind::Backend, 2),
             (ErrorKind::Internal, 2),
         ];

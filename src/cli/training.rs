@@ -9,8 +9,8 @@ use std::{
 
 use indicatif::{FormattedDuration, ProgressBar};
 use owlet::{
-    AtomicFile, CancelToken, CheckpointStore, Dataset, Error, ErrorKind, Evaluation, MetricsFile, StepEvent,
-    StepMetrics, Trainer,
+    AtomicFile, CancelToken, CheckpointStore, Dataset, Deadline, Error, ErrorKind, Evaluation, MetricsFile, Resumed,
+    Slice, StepEvent, StepMetrics, Trainer,
 };
 use serde::{Deserialize, Serialize};
 
@@ -26,17 +26,19 @@ const KEPT_CHECKPOINTS: usize = 2;
 const BEFORE: &str = "before.json";
 /// Steps in a row without a group to learn from after which advice is given.
 const IDLE_STEPS: usize = 5;
-const CONTEXT_HINT: &str = "raise `--max-prompt-tokens`, or lower `--max-pixels`";
+pub(crate) const CONTEXT_HINT: &str = "raise `--max-prompt-tokens`, or lower `--max-pixels`";
 
 /// Training that a checkpoint can carry over to another process.
 pub(crate) trait Resumable {
-    fn resume(&mut self, store: &CheckpointStore) -> owlet::Result<Option<u64>>;
+    fn resume(&mut self, store: &CheckpointStore) -> owlet::Result<Resumed>;
     fn checkpoint(&self, store: &CheckpointStore, metrics_bytes: u64) -> owlet::Result<()>;
     fn n_steps_done(&self) -> u64;
+    /// Finished parts of the step under way.
+    fn n_parts_done(&self) -> usize;
 }
 
 impl Resumable for Trainer {
-    fn resume(&mut self, store: &CheckpointStore) -> owlet::Result<Option<u64>> {
+    fn resume(&mut self, store: &CheckpointStore) -> owlet::Result<Resumed> {
         Self::resume(self, store)
     }
 
@@ -47,29 +49,57 @@ impl Resumable for Trainer {
     fn n_steps_done(&self) -> u64 {
         Self::n_steps_done(self)
     }
+
+    fn n_parts_done(&self) -> usize {
+        Self::n_parts_done(self)
+    }
 }
 
 /// The folder that a run can be resumed from.
 pub(crate) struct RunFolder {
     store: CheckpointStore,
     metrics: MetricsFile,
-    /// Steps, at least 1.
-    checkpoint_every: u64,
+    pace: CheckpointPace,
+    /// Of the last checkpoint, or the beginning.
+    saved_at: Instant,
+    /// Finished parts of the running step that the last checkpoint has.
+    n_parts_saved: usize,
+}
+
+/// When checkpoints are written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CheckpointPace {
+    /// After as many steps, at least 1.
+    pub(crate) n_steps: u64,
+    /// And after as long, within steps too.
+    pub(crate) time: Duration,
 }
 
 impl RunFolder {
-    /// Opens `directory`; to resume, puts `trainer` where the newest whole checkpoint in it stands.
+    /// Takes over the folder of `store`; to resume, puts `trainer` where the newest whole checkpoint in it stands.
     pub(crate) fn open(
-        directory: &Path,
+        store: CheckpointStore,
         trainer: &mut impl Resumable,
         resume: bool,
-        checkpoint_every: u64,
+        pace: CheckpointPace,
         output: Output,
     ) -> Result<Self> {
-        let store = CheckpointStore::open(directory, KEPT_CHECKPOINTS)?;
-        let metrics_bytes = if resume { go_on(&store, directory, trainer, output)? } else { 0 };
-        let metrics = MetricsFile::open(&directory.join("metrics.jsonl"), metrics_bytes)?;
-        Ok(Self { store, metrics, checkpoint_every: checkpoint_every.max(1) })
+        let metrics_bytes = if resume { go_on(&store, trainer, output)? } else { 0 };
+        let metrics = MetricsFile::open(&store.directory().join("metrics.jsonl"), metrics_bytes)?;
+        let n_parts_saved = trainer.n_parts_done();
+        Ok(Self { store, metrics, pace, saved_at: Instant::now(), n_parts_saved })
+    }
+
+    fn checkpoint(&mut self, trainer: &impl Resumable) -> owlet::Result<()> {
+        self.metrics.sync()?;
+        trainer.checkpoint(&self.store, self.metrics.n_bytes())?;
+        (self.saved_at, self.n_parts_saved) = (Instant::now(), trainer.n_parts_done());
+        Ok(())
+    }
+
+    /// When the next checkpoint is due by the clock.
+    fn deadline(&self) -> Deadline {
+        self.saved_at.checked_add(self.pace.time).map_or_else(Deadline::never, Deadline::at)
     }
 
     /// Appends the numbers of a step that is done; from time to time and after the last step, writes a checkpoint.
@@ -80,39 +110,44 @@ impl RunFolder {
         n_steps: u64,
     ) -> owlet::Result<()> {
         self.metrics.append(metrics)?;
+        self.n_parts_saved = 0;
         let n_done = trainer.n_steps_done();
-        if n_done.is_multiple_of(self.checkpoint_every) || n_done == n_steps {
-            self.checkpoint(trainer)
-        } else {
-            Ok(())
-        }
+        let is_due = n_done.is_multiple_of(self.pace.n_steps.max(1)) || n_done == n_steps;
+        if is_due || self.deadline().is_over() { self.checkpoint(trainer) } else { Ok(()) }
     }
 
-    fn checkpoint(&self, trainer: &impl Resumable) -> owlet::Result<()> {
-        self.metrics.sync()?;
-        trainer.checkpoint(&self.store, self.metrics.n_bytes())
+    /// A checkpoint within a step, where parts were finished since the last one.
+    fn within_step(&mut self, trainer: &Trainer) -> owlet::Result<()> {
+        if trainer.n_parts_done() > self.n_parts_saved {
+            return self.checkpoint(trainer);
+        }
+        self.saved_at = Instant::now();
+        Ok(())
     }
 }
 
 /// Resumes, and tells of checkpoints that were passed over; gives the length of the metrics at that time.
-fn go_on(store: &CheckpointStore, directory: &Path, trainer: &mut impl Resumable, output: Output) -> Result<u64> {
-    let metrics_bytes = trainer
+fn go_on(store: &CheckpointStore, trainer: &mut impl Resumable, output: Output) -> Result<u64> {
+    let resumed = trainer
         .resume(store)
         .hint(ErrorKind::Mismatch, "repeat the command of the first run exactly, with `--resume` added")?;
-    for path in store.later_than(trainer.n_steps_done())? {
+    for path in resumed.damaged {
         output.say(format_args!("warning: a damaged checkpoint is passed over: {}", path.display()));
     }
-    metrics_bytes.ok_or_else(|| nothing_to_resume(directory))
+    resumed.metrics_bytes.ok_or_else(|| nothing_to_resume(store.directory()))
 }
 
 /// Makes `directory` for a new run, and refuses to mix it into the checkpoints of another one; to resume, demands some.
-pub(crate) fn ensure_new(directory: &Path, resume: bool) -> Result<()> {
+/// The folder is this process's own from then on.
+pub(crate) fn open_store(directory: &Path, resume: bool) -> Result<CheckpointStore> {
     if resume && !directory.is_dir() {
         return Err(nothing_to_resume(directory));
     }
-    match (resume, CheckpointStore::open(directory, KEPT_CHECKPOINTS)?.list()?.is_empty()) {
+    let store = CheckpointStore::open(directory, KEPT_CHECKPOINTS)
+        .hint(ErrorKind::Busy, "wait for it or stop it, or name another `--checkpoint-dir`")?;
+    match (resume, store.list()?.is_empty()) {
         (true, true) => Err(nothing_to_resume(directory)),
-        (true, false) | (false, true) => Ok(()),
+        (true, false) | (false, true) => Ok(store),
         (false, false) => {
             let error = Error::new(ErrorKind::InvalidInput, "the folder holds checkpoints of an earlier run");
             Err(error.at(directory.display()))
@@ -200,17 +235,31 @@ pub(crate) fn train(
     let mut all = Vec::new();
     let mut n_idle = 0;
     while trainer.n_steps_done() < n_steps {
-        let metrics = match trainer.step(cancel, &mut |event| display.within_step(event)) {
-            Ok(metrics) => metrics,
+        let deadline = folder.as_ref().map_or_else(Deadline::never, |folder| folder.deadline()).or_cancelled(cancel);
+        let slice = trainer.step_slice(&deadline, &mut |event| display.within_step(event));
+        let metrics = match slice.and_then(|slice| cancel.check().map(|()| slice)) {
+            Ok(Slice::StepDone(metrics)) => *metrics,
+            Ok(Slice::Pending(_)) => {
+                if let Some(folder) = &mut folder {
+                    folder.within_step(trainer)?;
+                }
+                continue;
+            }
             Err(error) => {
                 display.clear();
-                return Err(stopped(error, trainer, folder.as_deref()));
+                return Err(stopped(error, trainer, folder));
             }
         };
         display.after_step(trainer.n_steps_done(), &metrics);
         n_idle = if metrics.n_groups == 0 { n_idle + 1 } else { 0 };
         if n_idle == IDLE_STEPS {
             display.say(idle_advice(&metrics));
+        }
+        if metrics.skipped_updates > 0 {
+            display.say(format_args!(
+                "warning: step {}: gradients were not finite; the adapter stays as it was",
+                trainer.n_steps_done()
+            ));
         }
         if let Some(folder) = &mut folder {
             folder.after_step(trainer, &metrics, n_steps)?;
@@ -221,8 +270,8 @@ pub(crate) fn train(
     Ok(all)
 }
 
-/// Why a step ended early, after a checkpoint of the steps before it.
-pub(crate) fn stopped(error: Error, trainer: &impl Resumable, folder: Option<&RunFolder>) -> Failure {
+/// Why a step ended early, after a checkpoint of what was done before.
+pub(crate) fn stopped(error: Error, trainer: &impl Resumable, folder: Option<&mut RunFolder>) -> Failure {
     let (n_done, was_cancelled) = (trainer.n_steps_done(), error.kind() == ErrorKind::Cancelled);
     let was_too_long = error.kind() == ErrorKind::ContextOverflow;
     let mut failure = Failure::from(error);
@@ -232,7 +281,10 @@ pub(crate) fn stopped(error: Error, trainer: &impl Resumable, folder: Option<&Ru
     match folder {
         // A run that fails at once is repeated with other arguments: a checkpoint would be in its way.
         Some(folder) if n_done > 0 || was_cancelled => failure.with_hint(match folder.checkpoint(trainer) {
-            Ok(()) => format!("{n_done} steps are kept: the same command with `--resume` goes on from there"),
+            Ok(()) => {
+                let part = if trainer.n_parts_done() > 0 { " and the finished parts of the next one" } else { "" };
+                format!("{n_done} steps{part} are kept: the same command with `--resume` goes on from there")
+            }
             Err(lost) => format!("the checkpoint of {n_done} steps could not be written: {lost}"),
         }),
         _ => failure,

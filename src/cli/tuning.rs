@@ -1,11 +1,14 @@
 //! What `owlet tune` and `owlet recover` share: their arguments, the loop around the tuner, and the comparison of before
 //! and after.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use owlet::{
-    CancelToken, CheckpointStore, Dataset, Fit, Precision, Responses, TuneEvent, TuneMetrics, TuneObjective,
+    CancelToken, CheckpointStore, Dataset, Fit, Precision, Responses, Resumed, TuneEvent, TuneMetrics, TuneObjective,
     TuneOptions, Tuner, Who,
     loss::Average,
     tune::{FitChange, Quantity},
@@ -17,7 +20,7 @@ use super::{
     failure::Result,
     model::ModelArgs,
     output::{Output, ensure_distinct, ensure_writable, table},
-    training::{Resumable, RunFolder, ensure_new, stopped},
+    training::{CheckpointPace, Resumable, RunFolder, open_store, stopped},
 };
 
 /// Arguments of supervised training.
@@ -135,7 +138,7 @@ impl HeldOut {
 }
 
 impl Resumable for Tuner {
-    fn resume(&mut self, store: &CheckpointStore) -> owlet::Result<Option<u64>> {
+    fn resume(&mut self, store: &CheckpointStore) -> owlet::Result<Resumed> {
         Self::resume(self, store)
     }
 
@@ -145,6 +148,11 @@ impl Resumable for Tuner {
 
     fn n_steps_done(&self) -> u64 {
         Self::n_steps_done(self)
+    }
+
+    /// Steps are worked on in one piece.
+    fn n_parts_done(&self) -> usize {
+        0
     }
 }
 
@@ -194,8 +202,9 @@ pub(crate) fn run_tuning(
     if let Some(start) = args.lora.start()? {
         tuner.start_from(start)?;
     }
-    ensure_new(&directory, args.resume)?;
-    let mut folder = RunFolder::open(&directory, &mut tuner, args.resume, args.checkpoint_every, output)?;
+    let store = open_store(&directory, args.resume)?;
+    let pace = CheckpointPace { n_steps: args.checkpoint_every, time: Duration::MAX };
+    let mut folder = RunFolder::open(store, &mut tuner, args.resume, pace, output)?;
     let before = held_out.map(|data| compare(&mut tuner, data, Who::Base, cancel, output)).transpose()?;
     let last_step = train(&mut tuner, &mut folder, cancel, output)?;
     tuner.adapter().write(&args.out, Precision::F32)?;

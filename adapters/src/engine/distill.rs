@@ -17,7 +17,10 @@ use super::{
     softmax::{PairStatistics, add_probabilities},
     workspace::Keep,
 };
-use crate::lora::{LoraGrads, LoraMode, LoraWeights};
+use crate::{
+    lora::{LoraGrads, LoraMode, LoraWeights},
+    pace::{Pace, complete},
+};
 
 /// Who is right.
 #[derive(Debug)]
@@ -52,7 +55,8 @@ impl Engine {
     ) -> Result<Vec<TokenDivergences>> {
         check_vocabulary(self, &teacher)?;
         check_group(group, temperature)?;
-        let frozen = self.frozen(lora.map_or(&LoraMode::Full, |lora| &lora.config.mode), group)?;
+        let mode = lora.map_or(&LoraMode::Full, |lora| &lora.config.mode);
+        let frozen = complete(self.frozen(mode, group, &Pace::default()))?;
         let layout = self.layout(group, n_tokens(&frozen));
         let teacher_group = GroupInput { prompt: teacher.prompt, ..*group };
         check_group(&teacher_group, temperature)?;
@@ -83,12 +87,12 @@ impl Engine {
         check_gradients(lora, gradients)?;
         check_vocabulary(self, &teacher)?;
         check_group(group, temperature)?;
-        let frozen = self.frozen(&lora.config.mode, group)?;
+        let frozen = complete(self.frozen(&lora.config.mode, group, &Pace::default()))?;
         let layout = self.layout(group, n_tokens(&frozen));
         let teacher_group = GroupInput { prompt: teacher.prompt, ..*group };
         check_group(&teacher_group, temperature)?;
         let teacher_layout = teacher.engine.layout(&teacher_group, 0);
-        let student = self.gradient_pass(lora, group, &layout, frozen.as_deref())?;
+        let student = complete(self.gradient_pass(lora, group, &layout, frozen.as_deref(), &Pace::default()))?;
         let teacher = Pass::new(teacher.engine, None, &teacher_group, &teacher_layout, None, Keep::Nothing)?;
         let mut pair = Pair::new((student, group), (teacher, &teacher_group), temperature)?;
         pair.compare()?;
@@ -100,7 +104,7 @@ impl Engine {
         if slopes.iter().flatten().any(|&slope| slope != 0.0) {
             let scale = gradient_scale(slopes.iter().flatten());
             pair.backward(&slopes, scale)?;
-            pair.student.pass.backward(gradients, 1.0 / scale)?;
+            complete(pair.student.pass.backward(gradients, 1.0 / scale, &Pace::default()))?;
         }
         Ok(divergences)
     }
@@ -131,7 +135,7 @@ struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn new(mut pass: Pass<'a>, group: &GroupInput, temperature: f32) -> Result<Self> {
-        pass.forward()?;
+        complete(pass.forward(&Pace::default()))?;
         let mut head = pass.head(group, temperature)?;
         let hidden = pass.last_hidden();
         head.vocabulary.normalise(pass.backend, &hidden)?;

@@ -22,6 +22,7 @@ use super::{
     vocabulary::Vocabulary,
     weights::Weights,
 };
+use crate::pace::Pace;
 
 /// One completion token: the row that predicts it, and what it is.
 #[derive(Clone, Copy)]
@@ -70,10 +71,17 @@ impl<'a> Head<'a> {
     ///
     /// # Errors
     /// As [`Backend::run`].
-    pub(super) fn scores(&mut self, backend: &mut Backend, hidden: &Stored) -> Result<Vec<TokenScores>> {
+    pub(super) async fn scores(
+        &mut self,
+        backend: &mut Backend,
+        hidden: &Stored,
+        pace: &Pace,
+    ) -> Result<Vec<TokenScores>> {
+        pace.point().await?;
         self.vocabulary.normalise(backend, hidden)?;
         let mut chosen: Vec<Vec<f32>> = self.predictions.iter().map(|tokens| vec![0.0; tokens.len()]).collect();
         for chunk in self.vocabulary.chunks() {
+            pace.point().await?;
             let logits = self.vocabulary.logits(backend, &chunk)?;
             for (statistics, logits) in self.statistics.iter_mut().zip(logits.chunks_exact(chunk.len())) {
                 statistics.update(logits, self.inverse_temperature);
@@ -103,12 +111,13 @@ impl<'a> Head<'a> {
     ///
     /// # Errors
     /// As [`Backend::run`].
-    pub(super) fn backward(
+    pub(super) async fn backward(
         &mut self,
         backend: &mut Backend,
         (slopes, scale): (&[TokenSlopes], f32),
         hidden: &Stored,
         gradient: &Stored,
+        pace: &Pace,
     ) -> Result<()> {
         let factor = scale * self.inverse_temperature;
         let logprob_slopes = slopes.iter().flat_map(|slopes| &slopes.logprobs);
@@ -118,6 +127,7 @@ impl<'a> Head<'a> {
 
         let mut gradients = Vec::new();
         for chunk in self.vocabulary.chunks() {
+            pace.point().await?;
             let logits = self.vocabulary.logits(backend, &chunk)?;
             gradients.resize(logits.len(), 0.0);
             let rows = gradients.chunks_exact_mut(chunk.len()).zip(logits.chunks_exact(chunk.len()));

@@ -53,7 +53,10 @@ use self::{
     weights::Weights,
     workspace::{Arenas, Keep, Workspace},
 };
-use crate::lora::{LoraGrads, LoraMode, LoraWeights, Target};
+use crate::{
+    lora::{LoraGrads, LoraMode, LoraWeights, Target},
+    pace::{Pace, complete},
+};
 
 /// What the engine may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,8 +192,19 @@ impl Engine {
         group: &GroupInput,
         temperature: f32,
     ) -> Result<Vec<TokenScores>> {
+        complete(self.score_paced(lora, group, temperature, &Pace::default()))
+    }
+
+    /// As [`Engine::score`], resting at the points of `pace`.
+    pub(crate) async fn score_paced(
+        &mut self,
+        lora: Option<&LoraWeights>,
+        group: &GroupInput<'_>,
+        temperature: f32,
+        pace: &Pace,
+    ) -> Result<Vec<TokenScores>> {
         let mode = lora.map_or(&LoraMode::Full, |lora| &lora.config.mode);
-        self.score_in(lora, mode, group, temperature)
+        self.score_in(lora, mode, group, temperature, pace).await
     }
 
     /// As [`Engine::score`] for the base alone, with the keys and values that adapters in `mode` leave to the base taken
@@ -199,23 +213,35 @@ impl Engine {
     /// # Errors
     /// As [`Engine::score`].
     pub fn score_base(&mut self, mode: &LoraMode, group: &GroupInput, temperature: f32) -> Result<Vec<TokenScores>> {
-        self.score_in(None, mode, group, temperature)
+        complete(self.score_base_paced(mode, group, temperature, &Pace::default()))
     }
 
-    fn score_in(
+    /// As [`Engine::score_base`], resting at the points of `pace`.
+    pub(crate) async fn score_base_paced(
+        &mut self,
+        mode: &LoraMode,
+        group: &GroupInput<'_>,
+        temperature: f32,
+        pace: &Pace,
+    ) -> Result<Vec<TokenScores>> {
+        self.score_in(None, mode, group, temperature, pace).await
+    }
+
+    async fn score_in(
         &mut self,
         lora: Option<&LoraWeights>,
         mode: &LoraMode,
-        group: &GroupInput,
+        group: &GroupInput<'_>,
         temperature: f32,
+        pace: &Pace,
     ) -> Result<Vec<TokenScores>> {
         check_group(group, temperature)?;
-        let frozen = self.frozen(mode, group)?;
+        let frozen = self.frozen(mode, group, pace).await?;
         let layout = self.layout(group, n_tokens(&frozen));
         let mut pass = Pass::new(self, lora, group, &layout, frozen.as_deref(), Keep::Nothing)?;
-        pass.forward()?;
+        pass.forward(pace).await?;
         let hidden = pass.last_hidden();
-        pass.head(group, temperature)?.scores(pass.backend, &hidden)
+        pass.head(group, temperature)?.scores(pass.backend, &hidden, pace).await
     }
 
     /// Adds the gradient of a loss over the completion tokens to `gradients`.
@@ -234,38 +260,53 @@ impl Engine {
         slopes: &mut dyn FnMut(&[TokenScores]) -> Vec<S>,
         gradients: &mut LoraGrads,
     ) -> Result<Vec<TokenScores>> {
+        complete(self.gradient_paced(lora, group, temperature, slopes, gradients, &Pace::default()))
+    }
+
+    /// As [`Engine::gradient`], resting at the points of `pace`. Work that is abandoned leaves part of the sum in
+    /// `gradients`.
+    pub(crate) async fn gradient_paced<S: Into<TokenSlopes>>(
+        &mut self,
+        lora: &LoraWeights,
+        group: &GroupInput<'_>,
+        temperature: f32,
+        mut slopes: impl FnMut(&[TokenScores]) -> Vec<S>,
+        gradients: &mut LoraGrads,
+        pace: &Pace,
+    ) -> Result<Vec<TokenScores>> {
         check_gradients(lora, gradients)?;
         check_group(group, temperature)?;
-        let frozen = self.frozen(&lora.config.mode, group)?;
+        let frozen = self.frozen(&lora.config.mode, group, pace).await?;
         let layout = self.layout(group, n_tokens(&frozen));
-        let mut pass = self.gradient_pass(lora, group, &layout, frozen.as_deref())?;
-        pass.forward()?;
+        let mut pass = self.gradient_pass(lora, group, &layout, frozen.as_deref(), pace).await?;
+        pass.forward(pace).await?;
 
         let mut head = pass.head(group, temperature)?;
         let hidden = pass.last_hidden();
-        let scores = head.scores(pass.backend, &hidden)?;
+        let scores = head.scores(pass.backend, &hidden, pace).await?;
         let slopes: Vec<TokenSlopes> = slopes(&scores).into_iter().map(Into::into).collect();
         check_slopes(&scores, &slopes)?;
         let values = || slopes.iter().flat_map(|slopes| slopes.logprobs.iter().chain(&slopes.entropies));
         if values().any(|&slope| slope != 0.0) {
             let gradient = pass.last_gradient();
             let scale = gradient_scale(values());
-            head.backward(pass.backend, (&slopes, scale), &hidden, &gradient)?;
-            pass.backward(gradients, 1.0 / scale)?;
+            head.backward(pass.backend, (&slopes, scale), &hidden, &gradient, pace).await?;
+            pass.backward(gradients, 1.0 / scale, pace).await?;
         }
         Ok(scores)
     }
 
     /// A pass that keeps what its way back needs; `frozen` is of as many tokens as the layout leaves out.
-    fn gradient_pass<'a>(
+    async fn gradient_pass<'a>(
         &'a mut self,
         lora: &'a LoraWeights,
-        group: &GroupInput,
+        group: &GroupInput<'_>,
         layout: &'a Layout,
         frozen: Option<&'a Prefix>,
+        pace: &Pace,
     ) -> Result<Pass<'a>> {
         if !self.is_cached {
-            self.weights.cache_transposed(&mut self.backend, self.options.weight_cache_bytes)?;
+            self.weights.cache_transposed(&mut self.backend, self.options.weight_cache_bytes, pace).await?;
             self.is_cached = true;
         }
         let keeps_products = Workspace::product_bytes(&self.decoder, layout) <= self.options.activation_bytes;
@@ -286,7 +327,7 @@ impl Engine {
     }
 
     /// Keys and values of what comes before the invocation of adapters in `mode`; `None` where nothing does.
-    fn frozen(&mut self, mode: &LoraMode, group: &GroupInput) -> Result<Option<Arc<Prefix>>> {
+    async fn frozen(&mut self, mode: &LoraMode, group: &GroupInput<'_>, pace: &Pace) -> Result<Option<Arc<Prefix>>> {
         let Some(invocation) = mode.invocation() else { return Ok(None) };
         let n_tokens = group.prompt.activation(invocation)?;
         if n_tokens == 0 {
@@ -299,7 +340,7 @@ impl Engine {
         }
         let group = GroupInput { prompt: &prompt, completions: &[] };
         let layout = self.layout(&group, 0);
-        let prefix = Pass::new(self, None, &group, &layout, None, Keep::KeysAndValues)?.keys_and_values()?;
+        let prefix = Pass::new(self, None, &group, &layout, None, Keep::KeysAndValues)?.keys_and_values(pace).await?;
         let prefix = Arc::new(prefix);
         self.prefixes.insert(key, &prefix);
         Ok(Some(prefix))

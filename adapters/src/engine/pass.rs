@@ -18,7 +18,10 @@ use super::{
     weights::{Layer, Weights},
     workspace::{Keep, Workspace},
 };
-use crate::lora::{LoraGrads, LoraWeights};
+use crate::{
+    lora::{LoraGrads, LoraWeights},
+    pace::Pace,
+};
 
 /// Tensors in the graph of a layer beside those of its attention blocks, with room to spare.
 const LAYER_CAPACITY: usize = 1024;
@@ -63,9 +66,10 @@ impl<'a> Pass<'a> {
     }
 
     /// Runs all layers; the last hidden states are then in the workspace.
-    pub(super) fn forward(&mut self) -> Result<()> {
+    pub(super) async fn forward(&mut self, pace: &Pace) -> Result<()> {
         self.embed()?;
         for layer in 0..self.decoder.n_layers {
+            pace.point().await?;
             self.upload(layer);
             let graph = self.forward_graph(layer);
             self.backend.run(graph)?;
@@ -74,12 +78,13 @@ impl<'a> Pass<'a> {
     }
 
     /// Runs all layers of a pass that keeps keys and values, and gives those of every layer.
-    pub(super) fn keys_and_values(&mut self) -> Result<Prefix> {
+    pub(super) async fn keys_and_values(&mut self, pace: &Pace) -> Result<Prefix> {
         self.embed()?;
         let n_tokens = self.layout.n_tokens;
         let mut values = vec![0.0; Prefix::n_values(self.decoder, n_tokens)];
         let parts = values.chunks_exact_mut(2 * self.decoder.key_width() * n_tokens);
         for (layer, part) in parts.enumerate() {
+            pace.point().await?;
             let graph = self.keys_and_values_graph(layer);
             self.backend.run(graph)?;
             if let Some((stored_k, stored_v)) = self.workspace.prefix() {
@@ -99,9 +104,10 @@ impl<'a> Pass<'a> {
 
     /// Runs all layers backwards, from the gradient of the last hidden states in the workspace down to the lowest layer that
     /// is adapted. What is added to `gradients` is multiplied by `factor`.
-    pub(super) fn backward(&mut self, gradients: &mut LoraGrads, factor: f32) -> Result<()> {
+    pub(super) async fn backward(&mut self, gradients: &mut LoraGrads, factor: f32, pace: &Pace) -> Result<()> {
         let Some(lowest) = self.staging.lowest_layer() else { return Ok(()) };
         for layer in (lowest..self.decoder.n_layers).rev() {
+            pace.point().await?;
             self.upload(layer);
             let graph = self.backward_graph(layer, layer > lowest);
             self.backend.run(graph)?;

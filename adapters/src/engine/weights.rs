@@ -9,7 +9,7 @@ use owlet_runtime::{
 };
 
 use super::family::Decoder;
-use crate::lora::Target;
+use crate::{lora::Target, pace::Pace};
 
 /// A linear layer `[n_in] -> [n_out]`.
 pub(super) struct Linear {
@@ -106,7 +106,12 @@ impl Weights {
     ///
     /// # Errors
     /// [`ErrorKind::Limit`] when the memory cannot be had.
-    pub(super) fn cache_transposed(&mut self, backend: &mut Backend, mut budget_bytes: usize) -> Result<()> {
+    pub(super) async fn cache_transposed(
+        &mut self,
+        backend: &mut Backend,
+        mut budget_bytes: usize,
+        pace: &Pace,
+    ) -> Result<()> {
         let layers = self.layers.iter_mut().rev().flat_map(|layer| &mut layer.linears);
         for linear in layers.chain([&mut self.head]) {
             let n_bytes = linear.weight.n_elements() * size_of::<f32>();
@@ -114,6 +119,10 @@ impl Weights {
                 continue;
             }
             budget_bytes -= n_bytes;
+            if linear.transposed.is_some() {
+                continue;
+            }
+            pace.point().await?;
             let shape = [linear.n_out(), linear.n_in()];
             let stored = backend.carve(&mut Arena::default(), &[(GgmlType::F32, &shape)])?.remove(0);
             let mut graph = backend.graph(8);

@@ -140,7 +140,7 @@ pub struct Sequence<'a> {
 }
 
 /// Sums over tokens, from which the metrics of a step are made.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LossStats {
     /// Tokens that were counted.
     pub n_tokens: usize,

@@ -26,8 +26,8 @@ pub use self::{
     options::{Responses, TuneObjective, TuneOptions},
 };
 use crate::{
-    checkpoint::{CheckpointStore, RunIdentity, TrainState},
-    cursor::Cursor,
+    checkpoint::{CheckpointStore, Resumed, RunIdentity, TrainState},
+    cursor::{Cursor, Order},
     data::{Dataset, Sample},
     engine::{Engine, EngineOptions, GroupInput, Teacher, TokenDivergences, TokenScores},
     file::{AdapterFile, Provenance},
@@ -139,7 +139,7 @@ impl Tuner {
         let teacher = teacher.map(|teacher| TeacherModel::new(teacher, model, n_threads)).transpose()?;
         let weights = LoraWeights::init(&options.lora, &engine.lora_targets(), options.seed)?;
         let optimizer = AdamW::new(options.optimizer, &weights);
-        let cursor = Cursor::new(&dataset, options.seed, 0, 0);
+        let cursor = Cursor::new(Order { dataset: &dataset, seed: options.seed, first: None }, 0, 0);
         let (model, dataset) = (model.clone(), Arc::new(dataset));
         let start = None;
         Ok(Self { model, engine, teacher, dataset, options, weights, start, optimizer, cursor, step: 0 })
@@ -158,19 +158,20 @@ impl Tuner {
         Ok(())
     }
 
-    /// Goes on from the newest checkpoint in `store`, if there is one; returns the length of `metrics.jsonl` at that time.
+    /// Goes on from the newest checkpoint in `store`, if there is one.
     ///
     /// # Errors
     /// `Mismatch` if the checkpoint is of another model, teacher, data set or configuration; `Unsupported` for a newer
     /// version; `Io`.
-    pub fn resume(&mut self, store: &CheckpointStore) -> Result<Option<u64>> {
-        let Some(checkpoint) = store.load_newest(&self.identity(), self.options.optimizer)? else { return Ok(None) };
+    pub fn resume(&mut self, store: &CheckpointStore) -> Result<Resumed> {
+        let (checkpoint, damaged) = store.load_newest(&self.identity(), self.options.optimizer)?;
+        let Some(checkpoint) = checkpoint else { return Ok(Resumed { metrics_bytes: None, damaged }) };
         let TrainState { step, epoch, position, metrics_bytes, .. } = checkpoint.state;
         self.weights = checkpoint.weights;
         self.optimizer = checkpoint.optimizer;
-        self.cursor = Cursor::new(&self.dataset, self.options.seed, epoch, position);
+        self.cursor = Cursor::new(self.order(), epoch, position);
         self.step = step;
-        Ok(Some(metrics_bytes))
+        Ok(Resumed { metrics_bytes: Some(metrics_bytes), damaged })
     }
 
     /// Writes a checkpoint of the steps so far. `metrics_bytes`: length of `metrics.jsonl`.
@@ -184,9 +185,10 @@ impl Tuner {
             epoch: self.cursor.epoch,
             position: self.cursor.position,
             n_updates: self.optimizer.n_updates,
+            n_skipped_in_a_row: 0,
             metrics_bytes,
         };
-        store.save(&state, &self.weights, &self.optimizer).map(drop)
+        store.save(&state, &self.weights, &self.optimizer, None).map(drop)
     }
 
     /// One step of the run: gradients of `batch_size` samples, one update.
@@ -198,7 +200,7 @@ impl Tuner {
         let started = Instant::now();
         let mut cursor = self.cursor.clone();
         let n_samples = self.options.batch_size;
-        let drawn: Vec<usize> = (0..n_samples).map(|_| cursor.draw(&self.dataset, self.options.seed).0).collect();
+        let drawn: Vec<usize> = (0..n_samples).map(|_| cursor.draw(self.order()).0).collect();
         let dataset = Arc::clone(&self.dataset);
         let responses = self.responses(&dataset, &drawn, cancel, &mut |n_done| {
             observer(TuneEvent::Answering { n_done, n_samples });
@@ -353,6 +355,10 @@ impl Tuner {
             }
         }
         Ok(())
+    }
+
+    fn order(&self) -> Order<'_> {
+        Order { dataset: &self.dataset, seed: self.options.seed, first: None }
     }
 
     fn identity(&self) -> RunIdentity {

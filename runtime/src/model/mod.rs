@@ -308,6 +308,15 @@ impl Model {
         crate::prompt::generation_prompt(self)
     }
 
+    /// Places in the context that a user's turn of `text` takes, with pictures of `image_sizes` (width, height) at its marks:
+    /// [`EncodedPrompt::n_tokens`] of what [`Model::encode`] gives, without a picture being read or encoded.
+    ///
+    /// # Errors
+    /// As [`Model::encode`], before the pictures.
+    pub fn count_tokens(&self, text: &str, image_sizes: &[(u32, u32)]) -> Result<usize> {
+        crate::prompt::count_tokens(self, text, image_sizes)
+    }
+
     /// Encodes a picture that has the size of its budget.
     pub(crate) fn encode_image(&self, image: &Image) -> Result<ImageEmbedding> {
         let Some(projector) = &self.0.projector else {

@@ -13,24 +13,11 @@ use crate::{
 
 /// See [`Model::encode`].
 pub(crate) fn encode(model: &Model, prompt: &Prompt, budget: Option<ImageBudget>) -> Result<EncodedPrompt> {
-    if prompt.messages.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidInput, "empty prompt").needed("at least one message"));
-    }
-    let parts = || prompt.messages.iter().flat_map(|message| &message.parts);
-    let images: Vec<&Image> = parts().filter_map(Part::image).collect();
-    if !images.is_empty() && !model.has_vision() {
-        let error = Error::new(ErrorKind::Unsupported, "model sees no pictures").at(model.path().display());
-        return Err(error.got(format!("{} pictures", images.len())).needed("an image projector (mmproj)"));
-    }
-    let guard = Guard::new(model.control_tokens(), parts().filter_map(Part::as_text));
-    let messages: Vec<_> = prompt.messages.iter().map(|message| template_message(message, &guard)).collect();
-    let rendered = model.template().render(&messages, true)?;
-    let tokens = guard.tokenize(&rendered, |text, special| model.tokenize(text, special))?;
-    let runs = split_at_images(tokens, model.image_pad(), images.len())?;
-
+    let runs = runs(model, prompt)?;
+    let n_images = runs.len() - 1;
     // Runs and pictures alternate: a run, then picture and run for each picture.
-    let mut segments = Vec::with_capacity(runs.len() + images.len());
-    let mut images = images.into_iter();
+    let mut segments = Vec::with_capacity(runs.len() + n_images);
+    let mut images = images(prompt);
     for (index, run) in runs.into_iter().enumerate() {
         if index > 0
             && let Some(image) = images.next()
@@ -62,6 +49,37 @@ pub(crate) fn generation_prompt(model: &Model) -> Result<Vec<TokenId>> {
         _ => Err(Error::new(ErrorKind::Unsupported, "the chat template opens answers by no tokens of their own")
             .at(model.path().display())),
     }
+}
+
+/// See [`Model::count_tokens`].
+pub(crate) fn count_tokens(model: &Model, text: &str, image_sizes: &[(u32, u32)]) -> Result<usize> {
+    // Where a picture goes does not depend on its size.
+    let stubs = image_sizes.iter().map(|_| Image::from_rgb(1, 1, vec![0; 3])).collect::<Result<_>>()?;
+    let n_text = runs(model, &Prompt::user(text, stubs)?)?.iter().map(Vec::len).sum::<usize>();
+    let Some(budget) = model.image_budget() else { return Ok(n_text) };
+    image_sizes.iter().try_fold(n_text, |n, &(width, height)| Ok(n + budget.tokens_for(width, height)?))
+}
+
+fn images(prompt: &Prompt) -> impl Iterator<Item = &Image> {
+    prompt.messages.iter().flat_map(|message| &message.parts).filter_map(Part::image)
+}
+
+/// The tokens between the pictures of `prompt`: one run more than there are pictures.
+fn runs(model: &Model, prompt: &Prompt) -> Result<Vec<Vec<TokenId>>> {
+    if prompt.messages.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidInput, "empty prompt").needed("at least one message"));
+    }
+    let parts = || prompt.messages.iter().flat_map(|message| &message.parts);
+    let n_images = images(prompt).count();
+    if n_images > 0 && !model.has_vision() {
+        let error = Error::new(ErrorKind::Unsupported, "model sees no pictures").at(model.path().display());
+        return Err(error.got(format!("{n_images} pictures")).needed("an image projector (mmproj)"));
+    }
+    let guard = Guard::new(model.control_tokens(), parts().filter_map(Part::as_text));
+    let messages: Vec<_> = prompt.messages.iter().map(|message| template_message(message, &guard)).collect();
+    let rendered = model.template().render(&messages, true)?;
+    let tokens = guard.tokenize(&rendered, |text, special| model.tokenize(text, special))?;
+    split_at_images(tokens, model.image_pad(), n_images)
 }
 
 /// The picture at the size of `budget`, which is refused before the work when the encoder would not take it.

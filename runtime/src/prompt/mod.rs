@@ -6,7 +6,7 @@ mod split;
 
 use std::sync::Arc;
 
-pub(crate) use self::encode::{encode, generation_prompt};
+pub(crate) use self::encode::{count_tokens, encode, generation_prompt};
 use crate::{Error, ErrorKind, Result, image::Image, model::TokenId};
 
 /// Where a picture goes in a text, as the data sets of OpenVLThinker spell it.

@@ -38,6 +38,8 @@ pub struct Session {
     sequences: Vec<Sequence>,
     batch: Batch,
     timings: Timings,
+    /// How often all sequences were emptied: tells answers under way that they lost theirs.
+    n_clears: u64,
 }
 
 /// What a sequence holds.
@@ -65,6 +67,7 @@ impl Session {
             sequences: vec![Sequence::default(); options.n_seq],
             batch: Batch::new(wants_all_logits(model)),
             timings: Timings::default(),
+            n_clears: 0,
         })
     }
 
@@ -205,10 +208,15 @@ impl Session {
 
     /// Empties all sequences.
     pub fn clear_all(&mut self) {
+        self.n_clears += 1;
         for seq in 0..self.sequences.len() {
             self.context.truncate(seq, 0);
             self.sequences[seq] = Sequence::default();
         }
+    }
+
+    pub(crate) fn n_clears(&self) -> u64 {
+        self.n_clears
     }
 
     /// Where `seq` stands, for [`Session::rewind`].

@@ -43,7 +43,7 @@ pub struct SessionOptions {
     pub flash_attention: FlashAttention,
     /// Threads; default 0: one per core. They spin until the last one is done after every operation, so with more
     /// threads than idle cores the work crawls; for many answers of a small model, several sessions of one thread each
-    /// ([`crate::generate_parallel`]) are faster than one of several. The same number gives the same bits.
+    /// are faster than one of several. The same number gives the same bits.
     pub n_threads: usize,
 }
 

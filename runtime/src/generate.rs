@@ -9,11 +9,8 @@
 //! a call: the same session options, requests and threads give the same bits; another number of lanes gives answers that
 //! are equal until a near tie falls the other way.
 
-mod parallel;
-
 use std::{ops::ControlFlow, time::Instant};
 
-pub use self::parallel::generate_parallel;
 use crate::{
     Error, ErrorKind, Result,
     cancel::CancelToken,
@@ -109,19 +106,19 @@ pub fn generate(
     cancel: &CancelToken,
     on_token: &mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
 ) -> Result<Vec<Vec<Generated>>> {
-    check(session, requests, max_new_tokens)?;
-    let n_vocab = session.model().info().n_vocab;
-    let sampler = Sampler::new(sampler, n_vocab, session.model().never_sampled())?;
+    let mut generation = Generation::new(session, requests, sampler, max_new_tokens)?;
     session.set_cancel(cancel.clone());
-    session.clear_all();
-    let mut run = Run::new(session, requests, sampler, max_new_tokens, on_token);
-    let result = run.run_all(cancel);
-    let answers = std::mem::take(&mut run.answers);
+    let result = loop {
+        match cancel.check().and_then(|()| generation.advance(session, on_token)) {
+            Ok(false) => {}
+            Ok(true) => break Ok(generation.into_answers()),
+            Err(error) => break Err(error),
+        }
+    };
     session.clear_all();
     // A token that is cancelled later must not stop the session's next call.
     session.set_cancel(CancelToken::new());
-    result?;
-    Ok(answers.into_iter().map(|request| request.into_iter().flatten().collect()).collect())
+    result
 }
 
 fn check(session: &Session, requests: &[GenerateRequest], max_new_tokens: usize) -> Result<()> {
@@ -140,6 +137,13 @@ fn check(session: &Session, requests: &[GenerateRequest], max_new_tokens: usize)
     Ok(())
 }
 
+/// A request of its own, so that answers under way borrow nothing.
+struct Question {
+    prompt: EncodedPrompt,
+    n: usize,
+    rng_key: RngKey,
+}
+
 /// A running answer.
 struct Lane {
     request: usize,
@@ -156,12 +160,22 @@ struct Start {
     logits: Vec<f32>,
 }
 
-struct Run<'a> {
-    session: &'a mut Session,
-    requests: &'a [GenerateRequest<'a>],
+/// What a unit of work was.
+enum Filled {
+    /// A prompt was computed.
+    Computed,
+    /// At most copies were made.
+    Copied,
+}
+
+/// Answers under way in one session, which go on a unit at a time and may rest between any two.
+///
+/// The units do not depend on the pauses, so neither do the bits of the answers. Until the end the session serves nothing
+/// else.
+pub struct Generation {
+    questions: Vec<Question>,
     sampler: Sampler,
     max_new_tokens: usize,
-    on_token: &'a mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
     /// Per sequence, the answer that runs in it.
     lanes: Vec<Option<Lane>>,
     /// Per sequence, the request whose prompt it begins with.
@@ -171,88 +185,134 @@ struct Run<'a> {
     /// Of request `next.0`, once its prompt was computed.
     start: Option<Start>,
     answers: Vec<Vec<Option<Generated>>>,
+    /// [`Session::n_clears`] of the session while its sequences are ours.
+    n_clears: u64,
 }
 
-impl<'a> Run<'a> {
-    fn new(
-        session: &'a mut Session,
-        requests: &'a [GenerateRequest<'a>],
-        sampler: Sampler,
+impl Generation {
+    /// Empties `session` and gets ready to answer `requests`; computes nothing yet.
+    ///
+    /// # Errors
+    /// As [`generate()`] before its first token.
+    pub fn new(
+        session: &mut Session,
+        requests: &[GenerateRequest],
+        sampler: &SamplerOptions,
         max_new_tokens: usize,
-        on_token: &'a mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
-    ) -> Self {
+    ) -> Result<Self> {
+        check(session, requests, max_new_tokens)?;
+        let n_vocab = session.model().info().n_vocab;
+        let sampler = Sampler::new(sampler, n_vocab, session.model().never_sampled())?;
+        session.clear_all();
+        let question = |&GenerateRequest { prompt, n, rng_key }: &GenerateRequest| {
+            // Pictures are shared, not copied.
+            Question { prompt: prompt.clone(), n, rng_key }
+        };
         let n_seq = session.options().n_seq;
-        let answers = requests.iter().map(|request| vec![None; request.n]).collect();
-        let lanes = (0..n_seq).map(|_| None).collect();
-        let (holds, next, start) = (vec![None; n_seq], (0, 0), None);
-        let mut run = Self { session, requests, sampler, max_new_tokens, on_token, lanes, holds, next, start, answers };
-        run.skip_started_requests();
-        run
+        let mut generation = Self {
+            questions: requests.iter().map(question).collect(),
+            sampler,
+            max_new_tokens,
+            lanes: (0..n_seq).map(|_| None).collect(),
+            holds: vec![None; n_seq],
+            next: (0, 0),
+            start: None,
+            answers: requests.iter().map(|request| vec![None; request.n]).collect(),
+            n_clears: session.n_clears(),
+        };
+        generation.skip_started_requests();
+        Ok(generation)
     }
 
-    fn run_all(&mut self, cancel: &CancelToken) -> Result<()> {
-        let mut tokens = Vec::with_capacity(self.lanes.len());
-        loop {
-            cancel.check()?;
-            for seq in 0..self.lanes.len() {
-                self.fill_lane(seq)?;
-            }
-            self.close_gaps()?;
-            tokens.clear();
-            let last_tokens = self.lanes.iter().map_while(|lane| lane.as_ref()?.tokens.last().copied());
-            tokens.extend(last_tokens.enumerate());
-            if tokens.is_empty() {
-                return Ok(());
-            }
-            self.session.decode(&tokens)?;
-            self.pick_tokens(tokens.len())?;
+    /// Does one unit of work in `session`: computes one prompt, or advances all running answers by a token. Returns whether
+    /// all answers are complete.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the session was emptied meanwhile; `Cancelled` when the session's token was set, with the unit
+    /// undone, so that a later call repeats it; `Backend`.
+    pub fn advance(
+        &mut self,
+        session: &mut Session,
+        on_token: &mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
+    ) -> Result<bool> {
+        if session.n_clears() != self.n_clears {
+            return Err(Error::new(ErrorKind::InvalidInput, "the session was used while answers were under way"));
         }
+        for seq in 0..self.lanes.len() {
+            if let Filled::Computed = self.fill_lane(session, on_token, seq)? {
+                return Ok(false);
+            }
+        }
+        self.close_gaps(session)?;
+        let last_tokens = self.lanes.iter().map_while(|lane| lane.as_ref()?.tokens.last().copied());
+        let tokens: Vec<_> = last_tokens.enumerate().collect();
+        if tokens.is_empty() {
+            return Ok(true);
+        }
+        session.decode(&tokens)?;
+        self.pick_tokens(session, on_token, tokens.len())?;
+        Ok(false)
     }
 
-    /// Starts waiting answers in sequence `seq` until one does not end with its first token.
-    fn fill_lane(&mut self, seq: usize) -> Result<()> {
-        while self.lanes[seq].is_none() && self.next.0 < self.requests.len() {
+    /// Per request, its answers as far as they are complete.
+    pub fn into_answers(self) -> Vec<Vec<Generated>> {
+        self.answers.into_iter().map(|request| request.into_iter().flatten().collect()).collect()
+    }
+
+    /// Starts waiting answers in sequence `seq` until one does not end with its first token, or a prompt was computed.
+    fn fill_lane(
+        &mut self,
+        session: &mut Session,
+        on_token: &mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
+        seq: usize,
+    ) -> Result<Filled> {
+        while self.lanes[seq].is_none() && self.next.0 < self.questions.len() {
             let (request, sample) = self.next;
-            self.put_prompt(seq, request)?;
+            let filled = self.put_prompt(session, seq, request)?;
             let mut lane = Lane { request, sample, tokens: Vec::new(), logprobs: Vec::new() };
             let logits = &self.start.as_ref().expect("set by put_prompt").logits;
-            let rng = &mut self.requests[request].rng_key.rng(sample, 0);
+            let rng = &mut self.questions[request].rng_key.rng(sample, 0);
             let sampled = self.sampler.sample(logits, &[], rng)?;
-            let stop = self.keep(&mut lane, sampled);
+            let stop = self.keep(session, on_token, &mut lane, sampled);
             self.lanes[seq] = Some(lane);
             if let Some(stop) = stop {
                 self.finish(seq, stop);
             }
             self.next.1 += 1;
             self.skip_started_requests();
+            if let Filled::Computed = filled {
+                return Ok(filled);
+            }
         }
-        Ok(())
+        Ok(Filled::Copied)
     }
 
     /// Makes sequence `seq` hold the prompt of `request` and nothing behind it.
-    fn put_prompt(&mut self, seq: usize, request: usize) -> Result<()> {
+    fn put_prompt(&mut self, session: &mut Session, seq: usize, request: usize) -> Result<Filled> {
         let holder = match self.holds[seq] {
             Some(held) if held == request => Some(seq),
             _ => self.holds.iter().position(|&held| held == Some(request)),
         };
         if let (Some(holder), Some(start)) = (holder, &self.start) {
             if holder != seq {
-                self.session.fork(holder, &[seq])?;
+                session.fork(holder, &[seq])?;
             }
-            self.session.rewind(seq, start.mark);
-        } else {
-            self.session.clear(seq)?;
-            self.session.prefill(seq, self.requests[request].prompt)?;
-            let logits = self.session.logits(seq)?.to_vec();
-            self.start = Some(Start { mark: self.session.mark(seq), logits });
+            session.rewind(seq, start.mark);
+            self.holds[seq] = Some(request);
+            return Ok(Filled::Copied);
         }
+        self.holds[seq] = None;
+        session.clear(seq)?;
+        session.prefill(seq, &self.questions[request].prompt)?;
+        let logits = session.logits(seq)?.to_vec();
+        self.start = Some(Start { mark: session.mark(seq), logits });
         self.holds[seq] = Some(request);
-        Ok(())
+        Ok(Filled::Computed)
     }
 
     /// Moves on to the next request when all answers of this one were started.
     fn skip_started_requests(&mut self) {
-        while self.next.0 < self.requests.len() && self.next.1 >= self.requests[self.next.0].n {
+        while self.next.0 < self.questions.len() && self.next.1 >= self.questions[self.next.0].n {
             self.next = (self.next.0 + 1, 0);
             self.start = None;
         }
@@ -260,10 +320,10 @@ impl<'a> Run<'a> {
 
     /// Moves the last lanes into sequences that stay free: llama.cpp computes neighbouring sequences in one go, and
     /// copying a sequence costs less than a second go.
-    fn close_gaps(&mut self) -> Result<()> {
+    fn close_gaps(&mut self, session: &mut Session) -> Result<()> {
         while let Some(gap) = self.lanes.iter().position(Option::is_none) {
             let Some(last) = self.lanes.iter().rposition(Option::is_some).filter(|&last| last > gap) else { break };
-            self.session.fork(last, &[gap])?;
+            session.fork(last, &[gap])?;
             self.lanes.swap(gap, last);
             self.holds[gap] = self.holds[last];
         }
@@ -271,41 +331,52 @@ impl<'a> Run<'a> {
     }
 
     /// Picks a token in the first `n_lanes` lanes, which are all that run, and ends those that are done.
-    fn pick_tokens(&mut self, n_lanes: usize) -> Result<()> {
+    fn pick_tokens(
+        &mut self,
+        session: &mut Session,
+        on_token: &mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
+        n_lanes: usize,
+    ) -> Result<()> {
         let start = Instant::now();
         for seq in 0..n_lanes {
             let Some(mut lane) = self.lanes[seq].take() else { continue };
-            let rng = &mut self.requests[lane.request].rng_key.rng(lane.sample, lane.tokens.len());
-            let sampled = self.sampler.sample(self.session.logits(seq)?, &lane.tokens, rng)?;
-            let stop = self.keep(&mut lane, sampled);
+            let rng = &mut self.questions[lane.request].rng_key.rng(lane.sample, lane.tokens.len());
+            let sampled = self.sampler.sample(session.logits(seq)?, &lane.tokens, rng)?;
+            let stop = self.keep(session, on_token, &mut lane, sampled);
             self.lanes[seq] = Some(lane);
             if let Some(stop) = stop {
                 self.finish(seq, stop);
             }
         }
-        self.session.timings_mut().sample_ms += start.elapsed().as_secs_f64() * 1e3;
+        session.timings_mut().sample_ms += start.elapsed().as_secs_f64() * 1e3;
         Ok(())
     }
 
     /// Appends a token to `lane`, shows it to the caller and tells whether the answer ends.
-    fn keep(&mut self, lane: &mut Lane, sampled: Sampled) -> Option<StopReason> {
+    fn keep(
+        &self,
+        session: &Session,
+        on_token: &mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
+        lane: &mut Lane,
+        sampled: Sampled,
+    ) -> Option<StopReason> {
         let Sampled { token, logprob } = sampled;
         let position = lane.tokens.len();
         lane.tokens.push(token);
         lane.logprobs.push(logprob);
-        let n_prompt = self.requests[lane.request].prompt.n_tokens();
-        let stop = if self.session.model().is_eog(token) {
+        let n_prompt = self.questions[lane.request].prompt.n_tokens();
+        let stop = if session.model().is_eog(token) {
             Some(StopReason::EndOfAnswer)
         } else if lane.tokens.len() == self.max_new_tokens {
             Some(StopReason::MaxTokens)
-        } else if n_prompt + lane.tokens.len() > self.session.options().n_ctx {
+        } else if n_prompt + lane.tokens.len() > session.options().n_ctx {
             // There is no place to decode this token in, so none can follow.
             Some(StopReason::ContextFull)
         } else {
             None
         };
         let event = TokenEvent { request: lane.request, sample: lane.sample, position, token, logprob, stop };
-        match (self.on_token)(event) {
+        match on_token(event) {
             ControlFlow::Continue(()) => stop,
             ControlFlow::Break(()) => stop.or(Some(StopReason::Caller)),
         }
