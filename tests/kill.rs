@@ -42,7 +42,7 @@ const ARGUMENTS: &[&str] = &[
     "2",
     "--entropy-band",
     "0.1,0.2",
-    "--kl",
+    "--kl-weight",
     "0.01",
     "--estimator",
     "grpo",
