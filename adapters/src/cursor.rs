@@ -61,6 +61,7 @@ mod tests {
             problem_type: ProblemType::Numerical,
             task_type: TaskType::Ocr,
             options: Vec::new(),
+            response: None,
         };
         let dataset = Dataset::from_samples((0..8).map(sample).collect()).expect("no pictures");
         for first in 0..8 {
