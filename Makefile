@@ -25,7 +25,7 @@ demo: setup ## Quantize, ask, adapt and ask again, on the embedded model; the re
 test: setup ## Run every test
 	$(cargo) test --workspace --locked --no-fail-fast
 
-test-heavy: setup ## Run the tests that take minutes as well: recovery of the embedded model from 3 bits
+test-heavy: setup ## Run the tests that take minutes as well: recovery of the embedded model from 2 bits
 	$(cargo) test --locked --test recovery -- --ignored
 
 lint: setup ## Check formatting, clippy, the documentation and the shell scripts
