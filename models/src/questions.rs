@@ -144,6 +144,9 @@ pub(crate) fn attribute(rng: &mut Rng, scene: &Scene) -> Question {
     }
 }
 
+/// What a reply finds among the things that it has seen, in words, and the number that it answers.
+type Finding<'a> = dyn Fn(&[Object]) -> (String, usize) + 'a;
+
 /// Counts shapes of a kind, of a colour, or of two kinds together. The hasty reply looks at the
 /// first three things in reading order only.
 pub(crate) fn count(rng: &mut Rng, scene: &Scene) -> Question {
@@ -153,12 +156,11 @@ pub(crate) fn count(rng: &mut Rng, scene: &Scene) -> Question {
     let other = objects.iter().find(|o| o.shape != target.shape);
     let (shape, colour) = (SHAPES[target.shape], COLOURS[target.colour].0);
     let of_shape = |list: &[Object], s: usize| list.iter().filter(|o| o.shape == s).count();
-    // What a reply that has seen `list` finds, and the number that it answers.
-    let reply = |list: &[Object], finding: &dyn Fn(&[Object]) -> (String, usize)| {
-        let (finding, number) = finding(list);
+    let reply = |list: &[Object], find: &Finding<'_>| {
+        let (finding, number) = find(list);
         (format!("{}. {finding}.", names(list)), number.to_string())
     };
-    let (kind, text, finding): (_, _, Box<dyn Fn(&[Object]) -> (String, usize)>) = match (rng.below(3), other) {
+    let (kind, text, finding): (_, _, Box<Finding<'_>>) = match (rng.below(3), other) {
         (0, Some(other)) => {
             let second = SHAPES[other.shape];
             let finding = move |list: &[Object]| {
