@@ -8,6 +8,7 @@ use std::{
 use owlet_runtime::{CancelToken, Error, ErrorKind, Result, gguf::GgufWriter, quantize::QuantType};
 
 use crate::{
+    QUANTIZATION_VERSION,
     checkpoint::{Checkpoint, SourceType},
     config::{Architecture, Config},
     plan::{PlannedTensor, require_direct},
@@ -17,9 +18,6 @@ use crate::{
     vision::{self, Pixels},
     write::FilePlan,
 };
-
-/// Version of the layout of ggml's packed types.
-const QUANTIZATION_VERSION: u32 = 2;
 
 /// How to write the files.
 #[derive(Clone, Debug)]

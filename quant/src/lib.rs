@@ -6,6 +6,7 @@
 //! 3. [`convert`] streams the weights, a few megabytes at a time, into files that appear when they are complete.
 //! 4. [`quantize`] is the one door: a directory or a GGUF file in, any mixture out, through llama.cpp's quantizer
 //!    (`owlet_runtime::quantize`) where the mixture has more than plain types.
+//! 5. [`synth`] writes models with random weights, of any family, shape and mixture.
 //!
 //! No model is loaded anywhere: memory stays bounded whatever the size of the weights. Families: Qwen3-VL, Qwen3, Qwen2
 //! and Llama; another is refused by name.
@@ -18,6 +19,7 @@ mod json;
 mod plan;
 mod report;
 mod request;
+pub mod synth;
 mod text;
 mod tokenizer;
 mod vision;
@@ -26,3 +28,6 @@ mod write;
 pub use convert::{ConvertOptions, convert};
 pub use report::{ConvertReport, FileReport, Progress, Stage};
 pub use request::{QuantizeReport, QuantizeRequest, quantize};
+
+/// Version of the layout of ggml's packed types.
+const QUANTIZATION_VERSION: u32 = 2;

@@ -9,9 +9,9 @@ use owlet_runtime::quantize::{QuantType, TensorChange};
 pub struct Progress {
     /// What is being done.
     pub stage: Stage,
-    /// Bytes of weights read in this stage.
+    /// Bytes of weights read in this stage, or drawn.
     pub done_bytes: u64,
-    /// Bytes of weights that this stage will read.
+    /// Bytes of weights that this stage will read or draw.
     pub total_bytes: u64,
 }
 
@@ -23,6 +23,8 @@ pub enum Stage {
     Convert,
     /// llama.cpp packs a GGUF file.
     Quantize,
+    /// Random weights are drawn, packed and written.
+    Draw,
 }
 
 /// One file that was written, or would be in a dry run.

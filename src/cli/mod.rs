@@ -18,6 +18,7 @@ mod output;
 mod quantize;
 mod recover;
 mod run;
+mod synth;
 mod tasks;
 mod training;
 mod tune;
@@ -51,6 +52,7 @@ enum Command {
     Tune(Box<tune::TuneArgs>),
     Recover(Box<recover::RecoverArgs>),
     Tasks(tasks::TasksArgs),
+    Synth(synth::SynthArgs),
     Demo(demo::DemoArgs),
 }
 
@@ -82,6 +84,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Tune(args) => tune::run(&args, output),
         Command::Recover(args) => recover::run(&args, output),
         Command::Tasks(args) => tasks::run(&args, output),
+        Command::Synth(args) => synth::run(&args, output),
         Command::Demo(args) => demo::run(&args, output),
     };
     match done {
