@@ -9,6 +9,8 @@ use owlet_runtime::{
     gguf::GgufFile,
 };
 
+use crate::lora::Target;
+
 /// What distinguishes an architecture from the others.
 struct Family {
     /// `general.architecture` of the file, and the prefix of its keys.
@@ -28,7 +30,7 @@ const FAMILIES: [Family; 5] = [
 
 /// The shape of a decoder.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     pub n_layers: usize,
     /// Width of the residual stream.
     pub n_embd: usize,
@@ -54,7 +56,7 @@ impl Decoder {
     /// # Errors
     /// [`ErrorKind::Unsupported`] for an architecture or a variant that the engine does not compute exactly,
     /// [`ErrorKind::InvalidFile`] for missing or contradictory metadata.
-    pub(super) fn read(file: &GgufFile) -> Result<Self> {
+    pub(crate) fn read(file: &GgufFile) -> Result<Self> {
         let architecture = file.str("general.architecture")?;
         let family = FAMILIES.iter().find(|family| family.architecture == architecture).ok_or_else(|| {
             let names: Vec<_> = FAMILIES.iter().map(|family| family.architecture).collect();
@@ -125,6 +127,17 @@ impl Decoder {
         })
     }
 
+    /// Widths of the input and the output of a linear layer.
+    pub(crate) fn widths(&self, target: Target) -> (usize, usize) {
+        match target {
+            Target::Q => (self.n_embd, self.query_width()),
+            Target::K | Target::V => (self.n_embd, self.key_width()),
+            Target::O => (self.query_width(), self.n_embd),
+            Target::Gate | Target::Up => (self.n_embd, self.n_ff),
+            Target::Down => (self.n_ff, self.n_embd),
+        }
+    }
+
     /// Query heads that share one key and value head.
     pub(super) fn n_sharing(&self) -> usize {
         self.n_head / self.n_head_kv
@@ -136,7 +149,7 @@ impl Decoder {
     }
 
     /// Width of the keys, and of the values, of a token.
-    pub(super) fn key_width(&self) -> usize {
+    pub(crate) fn key_width(&self) -> usize {
         self.n_head_kv * self.head_dim
     }
 }
@@ -149,18 +162,38 @@ fn refuse_variants(file: &GgufFile, architecture: &str) -> Result<()> {
             .at(file.path().display())
             .got(got)
     };
-    let scaling = format!("{architecture}.rope.scaling.type");
-    if let Some(kind) = file.opt_str(&scaling)?
-        && kind != "none"
-    {
+    let key = |name: &str| format!("{architecture}.{name}");
+    let scaling = key("rope.scaling.type");
+    let kind = file.opt_str(&scaling)?;
+    if let Some(kind) = kind.filter(|kind| *kind != "none") {
         return Err(refused(&scaling, kind.to_owned()));
     }
-    for name in ["expert_count", "attention.sliding_window"] {
-        let key = format!("{architecture}.{name}");
-        if let Some(n) = file.opt_u32(&key)?
-            && n > 0
-        {
+    for name in ["expert_count", "attention.sliding_window", "nextn_predict_layers"] {
+        let key = key(name);
+        if let Some(n) = file.opt_u32(&key)?.filter(|&n| n > 0) {
             return Err(refused(&key, n.to_string()));
+        }
+    }
+    if file.opt_bool(&key("attention.causal"))? == Some(false) {
+        return Err(refused(&key("attention.causal"), "false".to_owned()));
+    }
+    // Without a type, llama.cpp takes a factor to be one of linear scaling.
+    let factors = ["rope.scaling.factor", "rope.scale_linear"].into_iter().filter(|_| kind.is_none());
+    let scales = [
+        "rope.scaling.attn_factor",
+        "rope.scaling.alpha",
+        "attention.scale",
+        "logit_scale",
+        "residual_scale",
+        "embedding_scale",
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+    ];
+    for name in factors.chain(scales) {
+        let key = key(name);
+        // 0 and 1 say that there is none.
+        if let Some(scale) = file.opt_f32(&key)?.filter(|scale| ![0.0, 1.0].contains(scale)) {
+            return Err(refused(&key, scale.to_string()));
         }
     }
     Ok(())

@@ -21,6 +21,8 @@
 
 mod adapter;
 mod attention;
+#[cfg(test)]
+mod differences;
 mod distill;
 mod family;
 mod head;

@@ -156,18 +156,10 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn layer(&mut self, index: usize, decoder: &Decoder) -> Result<Layer> {
-        let Decoder { n_embd, n_ff, head_dim, .. } = *decoder;
-        let (query, key) = (decoder.query_width(), decoder.key_width());
+        let Decoder { n_embd, head_dim, .. } = *decoder;
         let name = |part: &str| format!("blk.{index}.{part}");
-        let widths = |target| match target {
-            Target::Q => (n_embd, query),
-            Target::K | Target::V => (n_embd, key),
-            Target::O => (query, n_embd),
-            Target::Gate | Target::Up => (n_embd, n_ff),
-            Target::Down => (n_ff, n_embd),
-        };
         let linears = Target::ALL.map(|target| {
-            let (n_in, n_out) = widths(target);
+            let (n_in, n_out) = decoder.widths(target);
             self.linear(&name(target.tensor_name()), n_in, n_out)
         });
         let [q, k, v, o, gate, up, down] = linears;

@@ -278,7 +278,7 @@ pub(crate) fn gguf_name(name: &str) -> Option<String> {
     })
 }
 
-fn read_safetensors(path: &Path) -> Vec<(String, Array)> {
+pub(crate) fn read_safetensors(path: &Path) -> Vec<(String, Array)> {
     let bytes = fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     file.tensors().iter().map(|(name, view)| (name.clone(), to_array(view))).collect()

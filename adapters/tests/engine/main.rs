@@ -8,3 +8,4 @@ mod hf;
 mod random;
 mod references;
 mod refusals;
+mod targets;

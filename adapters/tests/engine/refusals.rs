@@ -112,9 +112,15 @@ fn models_that_would_be_computed_wrongly_are_refused_by_name() {
     assert_eq!(rewrite(&|_| (), ""), Ok(()));
     type Change<'a> = &'a dyn Fn(&mut GgufWriter);
     type Case<'a> = (Change<'a>, &'a str, ErrorKind, &'a str);
-    let cases: [Case; 8] = [
+    let cases: [Case; 14] = [
         (&|w| _ = w.set("general.architecture", "gemma3"), "", ErrorKind::Unsupported, "gemma3"),
         (&|w| _ = w.set("qwen3.rope.scaling.type", "yarn"), "", ErrorKind::Unsupported, "yarn"),
+        (&|w| _ = w.set("qwen3.rope.scaling.factor", 4f32), "", ErrorKind::Unsupported, "scaling.factor"),
+        (&|w| _ = w.set("qwen3.rope.scale_linear", 2f32), "", ErrorKind::Unsupported, "scale_linear"),
+        (&|w| _ = w.set("qwen3.attention.sliding_window", 512u32), "", ErrorKind::Unsupported, "sliding_window"),
+        (&|w| _ = w.set("qwen3.attention.scale", 0.3f32), "", ErrorKind::Unsupported, "attention.scale"),
+        (&|w| _ = w.set("qwen3.logit_scale", 0.1f32), "", ErrorKind::Unsupported, "logit_scale"),
+        (&|w| _ = w.set("qwen3.attention.causal", false), "", ErrorKind::Unsupported, "causal"),
         (&|w| _ = w.set("qwen3.expert_count", 8u32), "", ErrorKind::Unsupported, "expert_count"),
         (&|w| w.declare("rope_freqs.weight", &[16], GgmlType::F32).unwrap(), "", ErrorKind::Unsupported, "rope_freqs"),
         (&|w| _ = w.set("qwen3.attention.head_count", 0u32), "", ErrorKind::InvalidFile, "heads"),

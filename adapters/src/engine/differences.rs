@@ -1,0 +1,263 @@
+//! Every backward formula of the engine against finite differences of its own forward formula, one operation at a time.
+//!
+//! The loss is `sum(weights * y)` with random weights; the operand moves along a random direction, by which the gradient must
+//! predict the change.
+
+use std::sync::Arc;
+
+use owlet_runtime::{
+    ggml::{Backend, Graph, Rope, RopeMode, Shape, Stored, Tensor},
+    gguf::{GgmlType, GgufFile, GgufWriter},
+    rng::Rng,
+};
+
+use super::{
+    adapter::{AdapterLeaves, Factors},
+    attention::{Attention, BlockLeaves, Packed},
+    family::{Decoder, tests::decoder},
+    layout::Layout,
+    linear::{self, Input},
+    norm,
+    tape::Tape,
+    weights::Linear,
+};
+
+const STEP: f32 = 1e-2;
+
+/// Relative error that a slope may have: F32 sums of a few hundred terms, divided by the step, and its curvature.
+const TOLERANCE: f64 = 5e-3;
+
+fn random(key: u64, n: usize) -> Vec<f32> {
+    let mut rng = Rng::keyed(&[key, 77]);
+    (0..n).map(|_| (rng.uniform() * 2.0 - 1.0) as f32).collect()
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+/// Checks `backward`, the gradients of all operands for the gradient of `forward`'s result.
+fn check(
+    name: &str,
+    backend: &mut Backend,
+    shapes: &[&[usize]],
+    forward: &dyn Fn(&mut Graph, &[Tensor]) -> Tensor,
+    backward: &dyn Fn(&mut Graph, &[Tensor], Tensor) -> Vec<Tensor>,
+) {
+    let stored: Vec<Stored> = shapes
+        .iter()
+        .zip(1..)
+        .map(|(shape, key)| {
+            let stored = backend.allocate(&[(GgmlType::F32, shape)]).expect("memory").remove(0);
+            backend.write(&stored, &random(key, stored.n_elements()));
+            stored
+        })
+        .collect();
+    let run = |backend: &mut Backend, build: &dyn Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>| -> Vec<Vec<f32>> {
+        let mut graph = backend.graph(2048);
+        let leaves: Vec<_> = stored.iter().map(|stored| graph.leaf(stored)).collect();
+        let results = build(&mut graph, &leaves);
+        let outputs: Vec<_> = results
+            .iter()
+            .map(|&result| {
+                let shape: Shape = graph.shape(result);
+                let output = backend.allocate(&[(GgmlType::F32, &shape)]).expect("memory").remove(0);
+                let place = graph.leaf(&output);
+                graph.copy(result, place);
+                output
+            })
+            .collect();
+        backend.run(graph).expect("runs");
+        outputs.iter().map(|output| backend.read_all(output)).collect()
+    };
+    let y = run(backend, &|graph, leaves| vec![forward(graph, leaves)]).remove(0);
+    let weights = random(99, y.len());
+    let shape = {
+        let mut graph = backend.graph(2048);
+        let leaves: Vec<_> = stored.iter().map(|stored| graph.leaf(stored)).collect();
+        let y = forward(&mut graph, &leaves);
+        graph.shape(y)
+    };
+    let dy = backend.allocate(&[(GgmlType::F32, &shape)]).expect("memory").remove(0);
+    backend.write(&dy, &weights);
+    let gradients = run(backend, &|graph, leaves| {
+        let dy = graph.leaf(&dy);
+        backward(graph, leaves, dy)
+    });
+    assert_eq!(gradients.len(), stored.len(), "{name}");
+    for (index, (operand, gradient)) in stored.iter().zip(&gradients).enumerate() {
+        let values = backend.read_all(operand);
+        // Half the gradient's own direction, half a random one: the first cannot be small, the second finds what is missing.
+        let scale = (dot(gradient, gradient) / gradient.len() as f64).sqrt().max(1e-9) as f32;
+        let direction: Vec<f32> = gradient.iter().zip(random(7, gradient.len())).map(|(&g, r)| g / scale + r).collect();
+        let mut loss_at = |step: f32| {
+            let moved: Vec<f32> = values.iter().zip(&direction).map(|(&x, &d)| x + step * d).collect();
+            backend.write(operand, &moved);
+            dot(&run(backend, &|graph, leaves| vec![forward(graph, leaves)]).remove(0), &weights)
+        };
+        let slope = (loss_at(STEP) - loss_at(-STEP)) / (2.0 * f64::from(STEP));
+        backend.write(operand, &values);
+        let expected = dot(gradient, &direction);
+        let error = (slope - expected).abs() / expected.abs().max(0.1);
+        assert!(error <= TOLERANCE, "{name}, operand {index}: slope {slope}, gradient {expected}");
+    }
+}
+
+fn backend() -> Backend {
+    Backend::cpu(1).expect("a processor")
+}
+
+#[test]
+fn norms() {
+    let mut backend = backend();
+    let gain = backend.allocate(&[(GgmlType::F32, &[12])]).expect("memory").remove(0);
+    backend.write(&gain, &random(5, 12));
+    for eps in [1e-6, 0.3] {
+        let forward = |graph: &mut Graph, x: &[Tensor]| norm::forward(graph, x[0], &gain, eps);
+        let backward = |graph: &mut Graph, x: &[Tensor], dy| vec![norm::backward(graph, x[0], &gain, dy, eps)];
+        check("norm", &mut backend, &[&[12, 3, 4]], &forward, &backward);
+    }
+}
+
+#[test]
+fn gates() {
+    let forward = |graph: &mut Graph, x: &[Tensor]| {
+        let activated = graph.silu(x[0]);
+        graph.mul(activated, x[1])
+    };
+    let backward = |graph: &mut Graph, x: &[Tensor], dy| {
+        let activated = graph.silu(x[0]);
+        let d_activated = graph.mul(dy, x[1]);
+        vec![graph.silu_back(d_activated, x[0]), graph.mul(dy, activated)]
+    };
+    check("gate", &mut backend(), &[&[20, 6], &[20, 6]], &forward, &backward);
+}
+
+#[test]
+fn rotations() {
+    let mut backend = backend();
+    for mode in [RopeMode::Normal, RopeMode::Neox, RopeMode::Multi, RopeMode::Interleaved] {
+        let rope = Rope { mode, n_rotated: 16, freq_base: 1e4, sections: [3, 3, 2, 0] };
+        let n = 5 * mode.positions_per_token();
+        let stored = backend.allocate(&[(GgmlType::I32, &[n]), (GgmlType::I32, &[n])]).expect("memory");
+        let positions: Vec<i32> = (0..n as i32).map(|i| i * 3 % 17).collect();
+        backend.write_i32(&stored[0], &positions);
+        backend.write_i32(&stored[1], &positions.iter().map(|position| -position).collect::<Vec<_>>());
+        let forward = |graph: &mut Graph, x: &[Tensor]| {
+            let positions = graph.leaf(&stored[0]);
+            graph.rope(x[0], positions, &rope)
+        };
+        let backward = |graph: &mut Graph, _: &[Tensor], dy| {
+            let negated = graph.leaf(&stored[1]);
+            vec![graph.rope(dy, negated, &rope)]
+        };
+        check("rope", &mut backend, &[&[16, 2, 5]], &forward, &backward);
+    }
+}
+
+/// Weights of every way to reach them: transposed beforehand, at once, and in parts.
+#[test]
+fn linear_layers_with_adapters() {
+    let mut backend = backend();
+    let (n_in, n_out, rank, n_tokens) = (16, 20, 4, 7);
+    let mut writer = GgufWriter::new();
+    writer.declare("w", &[n_in as u64, n_out as u64], GgmlType::F32).expect("a shape");
+    let mut stream = writer.start(Vec::new()).expect("memory");
+    let values = random(31, n_in * n_out);
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    stream.write_tensor("w", &bytes).expect("memory");
+    let file = Arc::new(GgufFile::from_bytes(stream.finish().expect("complete")).expect("valid"));
+    let weight = backend.weight(&file, "w").expect("there");
+    let shapes: [&[usize]; 2] = [&[n_out], &[n_out, n_in]];
+    let mut stored = backend.allocate(&shapes.map(|shape| (GgmlType::F32, shape))).expect("memory");
+    let (transposed, bias) = (stored.remove(1), stored.remove(0));
+    backend.write(&bias, &random(32, n_out));
+    let by_column: Vec<f32> =
+        (0..n_in).flat_map(|i| (0..n_out).map(move |o| (o, i))).map(|(o, i)| values[o * n_in + i]).collect();
+    backend.write(&transposed, &by_column);
+    let factors: [&[usize]; 2] = [&[n_in, rank], &[rank, n_out]];
+    let mut gradients = backend.allocate(&factors.map(|shape| (GgmlType::F32, shape))).expect("memory");
+    let gradients = Factors { b: gradients.remove(1), a: gradients.remove(0) };
+
+    for (name, transposed, n_chunk) in
+        [("cached", Some(transposed), n_out), ("at once", None, n_out), ("in parts", None, 3)]
+    {
+        let linear =
+            Linear { name: "w".to_owned(), weight: weight.clone(), bias: Some(bias.clone()), transposed, n_chunk };
+        let leaves = |x: &[Tensor]| AdapterLeaves { a: x[1], b: x[2], scaling: 1.5, gradients: gradients.clone() };
+        let forward = |graph: &mut Graph, x: &[Tensor]| linear::forward(graph, &linear, Some(&leaves(x)), x[0]);
+        let backward = |graph: &mut Graph, x: &[Tensor], dy| {
+            let dx = linear::backward(graph, &linear, Some(&leaves(x)), &mut Input::new(x[0]), dy, true);
+            let (a, b) = (graph.leaf(&gradients.a), graph.leaf(&gradients.b));
+            vec![dx.expect("asked for"), a, b]
+        };
+        check(name, &mut backend, &[&[n_in, n_tokens], factors[0], factors[1]], &forward, &backward);
+    }
+}
+
+/// Prompt and completions in one block each and in many, alone and behind frozen keys and values.
+#[test]
+fn attention_over_blocks() {
+    let decoder: Decoder = decoder();
+    let (query, key) = (decoder.query_width(), decoder.key_width());
+    for (n_frozen, max_scores) in [(0, 1), (0, 4000), (0, 1 << 20), (21, 1), (21, 1 << 20)] {
+        let mut backend = backend();
+        let layout = Layout::new(&decoder, n_frozen, 19, &[6, 1, 23, 9], max_scores);
+        let frozen: Vec<Stored> = (0..2 * n_frozen.min(1))
+            .map(|part| {
+                let stored = backend.allocate(&[(GgmlType::F32, &[key, n_frozen])]).expect("memory").remove(0);
+                backend.write(&stored, &random(60 + part as u64, stored.n_elements()));
+                stored
+            })
+            .collect();
+        let inputs: Vec<_> = layout
+            .blocks
+            .iter()
+            .map(|block| {
+                let n = block.sequences.len();
+                let shapes: [(GgmlType, &[usize]); 4] = [
+                    (GgmlType::I32, &[block.n_queries * n]),
+                    (GgmlType::I32, &[block.n_keys * n]),
+                    (GgmlType::F32, &[block.n_keys, block.n_queries]),
+                    (GgmlType::F32, &[1, block.n_queries * n]),
+                ];
+                let stored = backend.allocate(&shapes).expect("memory");
+                backend.write_i32(&stored[0], &block.query_rows());
+                backend.write_i32(&stored[1], &block.key_rows());
+                backend.write(&stored[2], &block.mask());
+                let existing = block.existing_queries();
+                if let Some(existing) = &existing {
+                    backend.write(&stored[3], existing);
+                }
+                (stored, existing.is_some())
+            })
+            .collect();
+        let attention = |graph: &mut Graph| Attention {
+            decoder: &decoder,
+            layout: &layout,
+            blocks: inputs
+                .iter()
+                .map(|(stored, is_padded)| BlockLeaves {
+                    query_rows: graph.leaf(&stored[0]),
+                    key_rows: graph.leaf(&stored[1]),
+                    mask: graph.leaf(&stored[2]),
+                    existing: is_padded.then(|| graph.leaf(&stored[3])),
+                })
+                .collect(),
+            frozen: frozen.first().zip(frozen.get(1)).map(|(keys, values)| (graph.leaf(keys), graph.leaf(values))),
+        };
+        let forward = |graph: &mut Graph, x: &[Tensor]| {
+            let packed = Packed { q: x[0], k: x[1], v: x[2] };
+            attention(graph).forward(graph, packed, &mut Tape::Compute).output
+        };
+        let backward = |graph: &mut Graph, x: &[Tensor], dy| {
+            let packed = Packed { q: x[0], k: x[1], v: x[2] };
+            let attention = attention(graph);
+            let attended = attention.forward(graph, packed, &mut Tape::Compute);
+            let Packed { q, k, v } = attention.backward(graph, packed, &attended, dy);
+            vec![q, k, v]
+        };
+        let n = layout.n_tokens;
+        check("attention", &mut backend, &[&[query, n], &[key, n], &[key, n]], &forward, &backward);
+    }
+}
