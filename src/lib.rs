@@ -47,6 +47,7 @@ pub use owlet_adapters::{
     metrics::{MetricsFile, StepMetrics},
     optim::{Decay, Schedule},
     options::{GroupFilter, TrainerOptions},
+    plan::{MemoryPlan, Part as MemoryPart, PlanRequest},
     reward::{self, Reward, VerifiableReward},
     statistics::Interval,
     task::{ProblemType, TaskType},

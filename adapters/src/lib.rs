@@ -13,7 +13,8 @@
 //! 8. [`mod@file`], [`checkpoint`] and [`metrics`]: what is written; [`statistics`]: how sure a result is.
 //!
 //! [`trainer`] is the loop over them, in slices, with the settings in [`options`] and those of published methods in [`method`];
-//! [`mod@evaluate`] asks held-out samples. [`tune`] is the shorter loop of supervised training: data to tokens to 5.
+//! [`plan`] tells the memory of all this beforehand. [`mod@evaluate`] asks held-out samples.
+//! [`tune`] is the shorter loop of supervised training: data to tokens to 5.
 #![forbid(unsafe_code)]
 
 pub mod advantage;
@@ -36,6 +37,7 @@ mod normal;
 pub mod optim;
 pub mod options;
 mod pace;
+pub mod plan;
 pub mod reward;
 pub mod rollout;
 mod round;

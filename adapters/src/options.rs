@@ -101,6 +101,9 @@ pub struct TrainerOptions {
     /// Updates in a row that may be skipped because their gradients are not finite, before the run ends as diverged; at
     /// least 1. Default 10.
     pub max_skipped_updates: u64,
+    /// Most anonymous memory of the run in bytes, at least 1; the engine's options are chosen to fit it. Default none: those
+    /// of [`crate::engine::EngineOptions`]. Weights are mapped and not counted.
+    pub memory_budget: Option<usize>,
     /// Threads of sampling and learning; 0: one per core. The same number gives the same bits.
     pub n_threads: usize,
     /// How the engine keeps what activated adapters leave to the base. Changes no bits, so it is not part of a checkpoint.
@@ -135,6 +138,7 @@ impl Default for TrainerOptions {
             optimizer: AdamWOptions::default(),
             schedule: Schedule::default(),
             max_skipped_updates: 10,
+            memory_budget: None,
             n_threads: 0,
             prefix_cache: PrefixCacheOptions::default(),
         }

@@ -15,6 +15,7 @@ use std::{
 
 use owlet_runtime::{
     Adapter, CancelToken, Deadline, Error, ErrorKind, FlashAttention, KvType, Model, Result, Session, SessionOptions,
+    gguf::GgufFile,
 };
 
 use crate::{
@@ -29,6 +30,7 @@ use crate::{
     metrics::StepMetrics,
     optim::AdamW,
     options::TrainerOptions,
+    plan::{MemoryPlan, PlanRequest},
     reward::Reward,
     rollout::RolloutProgress,
     step::{Bench, RunningStep},
@@ -88,7 +90,8 @@ impl Trainer {
     ///
     /// # Errors
     /// `InvalidInput` for options out of range or an empty data set; `ContextOverflow` for a prompt that is too long, with
-    /// its place; `Unsupported` for models that the engine cannot train; those of [`Session::new`] and
+    /// its place; `Unsupported` for models that the engine cannot train; `Limit` for a memory
+    /// budget that the run does not fit, before anything is allocated; those of [`Session::new`] and
     /// [`LoraMode::for_model`](crate::lora::LoraMode::for_model).
     pub fn new(model: &Model, dataset: Dataset, reward: Arc<dyn Reward>, options: TrainerOptions) -> Result<Self> {
         options.validate()?;
@@ -99,10 +102,9 @@ impl Trainer {
         let n_threads = TrainerOptions::resolved_threads(options.n_threads);
         let options = TrainerOptions { n_threads, lora, ..options };
         let session_options = session_options(&options);
+        let file = Arc::new(GgufFile::open(model.path())?);
+        let engine = Engine::from_file(&file, engine_options(model, &file, &options)?)?;
         let sessions = (0..options.n_sessions).map(|_| Session::new(model, &session_options)).collect::<Result<_>>()?;
-        let prefix_cache = options.prefix_cache.clone();
-        let engine_options = EngineOptions { n_threads, prefix_cache, ..EngineOptions::default() };
-        let engine = Engine::new(model.path(), engine_options)?;
         let weights = LoraWeights::init(&options.lora, &engine.lora_targets(), options.seed)?;
         let optimizer = AdamW::new(options.optimizer, &weights);
         let lengths = prompt_lengths(model, &dataset, &options.suffix, options.max_prompt_tokens)?;
@@ -376,6 +378,18 @@ fn sample_with(model: &Model, sessions: &mut [Session], weights: &LoraWeights) -
     let bytes = AdapterFile { architecture, weights: weights.clone(), provenance: None }.to_bytes(Precision::F32)?;
     let adapter = Arc::new(Adapter::from_bytes(model, &bytes)?);
     sessions.iter_mut().try_for_each(|session| session.set_adapters(&[(Arc::clone(&adapter), 1.0)]))
+}
+
+/// The engine's options: the default ones, or those that keep the whole run within its budget.
+fn engine_options(model: &Model, file: &Arc<GgufFile>, options: &TrainerOptions) -> Result<EngineOptions> {
+    let Some(budget) = options.memory_budget else {
+        let prefix_cache = options.prefix_cache.clone();
+        return Ok(EngineOptions { n_threads: options.n_threads, prefix_cache, ..EngineOptions::default() });
+    };
+    let mmproj_bytes = model.info().mmproj_bytes.unwrap_or(0) as usize;
+    // A question is seldom without words: a picture of all its tokens is the most that may come.
+    let n_image = if mmproj_bytes > 0 { options.max_prompt_tokens } else { 0 };
+    Ok(MemoryPlan::fit(&PlanRequest { file, mmproj_bytes, n_image, options }, budget)?.engine)
 }
 
 fn session_options(options: &TrainerOptions) -> SessionOptions {

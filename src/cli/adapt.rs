@@ -92,6 +92,9 @@ struct StepArgs {
     /// Keep keys and values of the sampler in F32, without fused attention: a smaller log-prob gap for twice the memory
     #[arg(long)]
     precise_kv: bool,
+    /// Most memory of the run beside the mapped weights, such as 1GiB; slower where it is short [default: no limit]
+    #[arg(long, value_name = "BYTES", value_parser = super::plan::parse_bytes)]
+    memory_budget: Option<usize>,
     /// Updates of the adapter a step, each from its share of the questions
     #[arg(long, default_value_t = 1, value_name = "N")]
     updates_per_step: usize,
@@ -285,6 +288,7 @@ impl AdaptArgs {
             },
             lora: self.lora.config(),
             schedule: self.steps.schedule.schedule(),
+            memory_budget: self.steps.memory_budget,
             n_threads: self.model.threads,
             prefix_cache: self.lora.prefix_cache(),
             ..defaults

@@ -15,6 +15,7 @@ mod failure;
 mod interrupt;
 mod model;
 mod output;
+mod plan;
 mod quantize;
 mod recover;
 mod run;
@@ -51,6 +52,7 @@ enum Command {
     Adapt(Box<adapt::AdaptArgs>),
     Tune(Box<tune::TuneArgs>),
     Recover(Box<recover::RecoverArgs>),
+    Plan(plan::PlanArgs),
     Tasks(tasks::TasksArgs),
     Synth(synth::SynthArgs),
     Demo(demo::DemoArgs),
@@ -83,6 +85,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Adapt(args) => adapt::run(&args, output),
         Command::Tune(args) => tune::run(&args, output),
         Command::Recover(args) => recover::run(&args, output),
+        Command::Plan(args) => plan::run(&args, output),
         Command::Tasks(args) => tasks::run(&args, output),
         Command::Synth(args) => synth::run(&args, output),
         Command::Demo(args) => demo::run(&args, output),

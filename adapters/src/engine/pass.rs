@@ -133,6 +133,7 @@ impl<'a> Pass<'a> {
             None => Tape::Compute,
         };
         self.with_layer(&mut graph, layer, |graph, layer_graph, x| {
+            self.workspace.keep_input(layer, graph, x);
             let activations = layer_graph.activations(graph, x, &mut tape);
             let output = layer_graph.output(graph, &activations);
             graph.place(output, self.workspace.hidden(layer + 1));
@@ -171,6 +172,7 @@ impl<'a> Pass<'a> {
             None => Tape::Compute,
         };
         self.with_layer(&mut graph, layer, |graph, layer_graph, x| {
+            let x = self.workspace.kept_input(layer, graph).unwrap_or(x);
             let activations = layer_graph.activations(graph, x, &mut tape);
             let dy = graph.leaf(self.workspace.gradient(layer + 1));
             if let Some(dx) = layer_graph.backward(graph, &activations, dy, needs_dx) {

@@ -103,7 +103,7 @@ impl Prefix {
         self.values[2 * layer * n..2 * (layer + 1) * n].split_at(n)
     }
 
-    fn n_bytes(&self) -> usize {
+    pub(super) fn n_bytes(&self) -> usize {
         size_of_val(self.values.as_slice())
     }
 }

@@ -31,6 +31,8 @@ pub(super) enum Keep {
     KeysAndValues,
     /// The input of every layer; the backward pass computes the layer again.
     Inputs,
+    /// The same, rounded to F16.
+    RoundedInputs,
     /// Inputs and the results of matrix products.
     Products,
 }
@@ -44,6 +46,8 @@ pub(super) struct Workspace {
     images: Vec<ImageRows>,
     /// Inputs of the layers, and the output of the last; two that take turns where nothing is kept.
     hidden: Vec<Stored>,
+    /// Inputs of the layers in F16, where `hidden` takes turns although there is a way back.
+    rounded: Vec<Stored>,
     /// Gradients of hidden states; two that take turns.
     gradients: Vec<Stored>,
     tapes: Vec<Vec<Stored>>,
@@ -78,6 +82,10 @@ impl Request {
         self.tensors.push((GgmlType::F32, shape.to_vec()));
     }
 
+    fn f16(&mut self, shape: &[usize]) {
+        self.tensors.push((GgmlType::F16, shape.to_vec()));
+    }
+
     fn i32(&mut self, n: usize) {
         self.tensors.push((GgmlType::I32, vec![n]));
     }
@@ -105,7 +113,8 @@ impl Workspace {
     ) -> Result<Self> {
         let positions = positions(decoder, layout, group);
         let is_forward = matches!(keep, Keep::Nothing | Keep::KeysAndValues);
-        let n_hidden = if is_forward { 2 } else { decoder.n_layers + 1 };
+        let n_hidden = if is_forward || keep == Keep::RoundedInputs { 2 } else { decoder.n_layers + 1 };
+        let n_rounded = if keep == Keep::RoundedInputs { decoder.n_layers } else { 0 };
         let n_gradients = if is_forward { 0 } else { 2 };
         let n_tapes = if keep == Keep::Products { decoder.n_layers } else { 0 };
         let slots = tape::slots(decoder, layout);
@@ -116,6 +125,7 @@ impl Workspace {
         request.i32(positions.len());
         request.i32(positions.len());
         (0..n_hidden + n_gradients).for_each(|_| request.f32(&[decoder.n_embd, layout.n_tokens]));
+        (0..n_rounded).for_each(|_| request.f16(&[decoder.n_embd, layout.n_tokens]));
         (0..n_tapes).for_each(|_| slots.iter().for_each(|slot| request.f32(slot)));
         for block in &layout.blocks {
             let n = block.sequences.len();
@@ -139,6 +149,7 @@ impl Workspace {
             negated_positions: take(),
             hidden: (0..n_hidden).map(|_| take()).collect(),
             gradients: (0..n_gradients).map(|_| take()).collect(),
+            rounded: (0..n_rounded).map(|_| take()).collect(),
             tapes: (0..n_tapes).map(|_| slots.iter().map(|_| take()).collect()).collect(),
             blocks: layout
                 .blocks
@@ -187,6 +198,20 @@ impl Workspace {
     /// The hidden states that enter layer `layer`; those that leave the last one for `layer == n_layers`.
     pub(super) fn hidden(&self, layer: usize) -> &Stored {
         &self.hidden[layer % self.hidden.len()]
+    }
+
+    /// Keeps the input `x` of layer `layer` where it would be overwritten before the way back.
+    pub(super) fn keep_input(&self, layer: usize, graph: &mut Graph, x: Tensor) {
+        if let Some(rounded) = self.rounded.get(layer) {
+            let rounded = graph.leaf(rounded);
+            graph.copy(x, rounded);
+        }
+    }
+
+    /// The input of layer `layer` on the way back, as far as it was rounded.
+    pub(super) fn kept_input(&self, layer: usize, graph: &mut Graph) -> Option<Tensor> {
+        let rounded = graph.leaf(self.rounded.get(layer)?);
+        Some(graph.dequantize(rounded))
     }
 
     /// The gradient of the hidden states that enter layer `layer`.

@@ -171,6 +171,8 @@ fn memory_options_do_not_change_the_result() {
         ("chunks of the vocabulary", EngineOptions { logit_bytes: 4 * 119 * 7, ..options() }),
         ("one vocabulary entry at a time", EngineOptions { logit_bytes: 0, ..options() }),
         ("two threads", EngineOptions { n_threads: 2, ..options() }),
+        ("parts of the group", EngineOptions { max_completions: 3, ..options() }),
+        ("one completion at a time", EngineOptions { max_completions: 1, activation_bytes: 0, ..options() }),
     ];
     for (name, options) in cases {
         let (other_scores, other) = run(options);
@@ -181,6 +183,24 @@ fn memory_options_do_not_change_the_result() {
         // f32 sums in another order.
         let error = relative_error(&other, &gradients);
         assert!(error < 1e-5, "{name}: {error}");
+    }
+}
+
+/// What it costs to keep inputs of layers in F16: the gradient of a model whose inputs were rounded to 11 bits.
+#[test]
+fn half_checkpoints_move_the_gradient_by_their_rounding() {
+    for family in FAMILIES {
+        let run = |half_checkpoints| {
+            let options = EngineOptions { activation_bytes: 0, half_checkpoints, ..options() };
+            let mut scene = Scene::new(&RandomModel::small(family), options, 4, &Target::ALL, &[20, 3, 45, 45]);
+            let (scores, gradients) = scene.gradient();
+            (scores, flat(&gradients))
+        };
+        let ((scores, gradients), (half_scores, half)) = (run(false), run(true));
+        assert_eq!(scores, half_scores, "{family}: the way forward is the same");
+        let error = relative_error(&half, &gradients);
+        eprintln!("{family}: half checkpoints move the gradient by {error:.1e}");
+        assert!(error > 0.0 && error < 2e-3, "{family}: {error}");
     }
 }
 

@@ -30,6 +30,9 @@ const IDLE_POLL: u32 = 1;
 /// Parts of an arena start on cache lines; no backend asks for more than this.
 const CARVE_ALIGNMENT: usize = 256;
 
+/// The address of tensors without memory: ggml takes null for a mistake.
+const NO_MEMORY: *mut std::ffi::c_void = ptr::without_provenance_mut(1 << 12);
+
 /// ggml's own limit, `GGML_MAX_N_THREADS`.
 const MAX_THREADS: usize = 512;
 
@@ -42,6 +45,15 @@ pub struct Backend {
     /// Kept between graphs: it grows to the largest and is not returned to the system.
     scratch: NonNull<sys::ggml_gallocr>,
     n_threads: usize,
+    /// Of a backend that only measures: what its graphs would have needed so far.
+    measured: Option<Measured>,
+}
+
+/// Bytes that graphs need, at most.
+#[derive(Clone, Copy, Debug, Default)]
+struct Measured {
+    scratch: usize,
+    work: usize,
 }
 
 // SAFETY: the three objects belong to this value alone, ggml ties none of them to a thread, and every use of them
@@ -81,7 +93,20 @@ impl Backend {
             sys::ggml_backend_cpu_set_n_threads(raw.as_ptr(), n_threads as i32);
             sys::ggml_backend_cpu_set_threadpool(raw.as_ptr(), threads.as_ptr());
         }
-        Ok(Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), raw, threads, scratch, n_threads })
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { id, raw, threads, scratch, n_threads, measured: None })
+    }
+
+    /// As [`Backend::cpu`], but it only measures: tensors have sizes and no memory, writes are dropped, numbers read are 0,
+    /// and graphs are laid out and not computed. What [`Arena::n_bytes`], [`Backend::scratch_bytes`] and
+    /// [`Backend::work_bytes`] then tell is what the same calls would take on a backend that computes.
+    ///
+    /// # Errors
+    /// As [`Backend::cpu`].
+    pub fn measuring(n_threads: usize) -> Result<Self> {
+        let mut backend = Self::cpu(n_threads)?;
+        backend.measured = Some(Measured::default());
+        Ok(backend)
     }
 
     /// Number of threads, the caller's among them.
@@ -98,8 +123,17 @@ impl Backend {
 
     /// Bytes of scratch memory that the largest graph so far needed.
     pub fn scratch_bytes(&self) -> usize {
+        if let Some(measured) = self.measured {
+            return measured.scratch;
+        }
         // SAFETY: the allocator is alive and has exactly one buffer, number 0.
         unsafe { sys::ggml_gallocr_get_buffer_size(self.scratch.as_ptr(), 0) }
+    }
+
+    /// Bytes that the kernels need beside the scratch, in the most demanding graph so far: operands that are rounded to
+    /// the type of a weight. Known only to a backend that measures, else 0.
+    pub fn work_bytes(&self) -> usize {
+        self.measured.map_or(0, |measured| measured.work)
     }
 
     /// Tensors with memory of their own, in one buffer, their numbers undefined.
@@ -151,8 +185,12 @@ impl Backend {
             _ => {
                 // The old memory goes first where nobody uses it: both at once may not fit.
                 arena.0 = None;
-                // SAFETY: the backend is alive.
-                let raw = unsafe { sys::ggml_backend_alloc_buffer(self.raw.as_ptr(), n_bytes) };
+                let raw = match self.measured {
+                    // SAFETY: nothing reads or writes through the address: `measured` keeps reads, writes and graphs away.
+                    Some(_) => unsafe { sys::ggml_backend_cpu_buffer_from_ptr(NO_MEMORY, n_bytes) },
+                    // SAFETY: the backend is alive.
+                    None => unsafe { sys::ggml_backend_alloc_buffer(self.raw.as_ptr(), n_bytes) },
+                };
                 let error =
                     || Error::new(ErrorKind::Limit, "out of memory for tensors").needed(format!("{n_bytes} bytes"));
                 Arc::clone(arena.0.insert(Arc::new(Buffer { raw: NonNull::new(raw).ok_or_else(error)?, _file: None })))
@@ -221,6 +259,9 @@ impl Backend {
     pub fn write_part(&mut self, stored: &Stored, start: usize, values: &[f32]) {
         self.check_part(stored, start, values.len());
         assert!(stored.storage.writable, "weights of a file are read-only");
+        if self.measured.is_some() {
+            return;
+        }
         let bytes: &[u8] = bytemuck::cast_slice(values);
         // SAFETY: the range is inside the tensor, and `&mut self` keeps others away from it.
         unsafe { sys::ggml_backend_tensor_set(stored.tensor.as_ptr(), bytes.as_ptr().cast(), start * 4, bytes.len()) };
@@ -242,6 +283,9 @@ impl Backend {
     pub fn zero(&mut self, stored: &Stored) {
         self.check_owner(stored);
         assert!(stored.storage.writable, "weights of a file are read-only");
+        if self.measured.is_some() {
+            return;
+        }
         // SAFETY: the tensor has memory of that size, and `&mut self` keeps others away from it.
         unsafe { sys::ggml_backend_tensor_memset(stored.tensor.as_ptr(), 0, 0, stored.n_bytes()) };
     }
@@ -252,6 +296,10 @@ impl Backend {
     /// If the range is not inside the tensor or `stored` is of another type or backend.
     pub fn read(&mut self, stored: &Stored, start: usize, values: &mut [f32]) {
         self.check_part(stored, start, values.len());
+        if self.measured.is_some() {
+            values.fill(0.0);
+            return;
+        }
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(values);
         // SAFETY: the range is inside the tensor, the destination has its length, and `&mut self` excludes writers.
         unsafe {
@@ -289,6 +337,24 @@ impl Backend {
                 Error::new(ErrorKind::Unsupported, "operation missing on this device").got(name.to_string_lossy())
             );
         }
+        if let Some(measured) = &mut self.measured {
+            let mut scratch = 0;
+            // SAFETY: allocator and graph are alive, and there is one buffer, whose size is written; nothing is allocated.
+            // The plan only reads the graph's shapes and types; it may do without a thread pool.
+            let work = unsafe {
+                let (graph, everywhere) = (graph.as_ptr(), ptr::null());
+                sys::ggml_gallocr_reserve_n_size(
+                    self.scratch.as_ptr(),
+                    graph,
+                    everywhere,
+                    everywhere,
+                    &raw mut scratch,
+                );
+                sys::ggml_graph_plan(graph, self.n_threads as i32, ptr::null_mut()).work_size
+            };
+            *measured = Measured { scratch: measured.scratch.max(scratch), work: measured.work.max(work) };
+            return Ok(());
+        }
         // SAFETY: allocator and graph are alive; results of earlier graphs in this memory can no longer be named, since
         // their graphs were consumed.
         if !unsafe { sys::ggml_gallocr_alloc_graph(self.scratch.as_ptr(), graph.as_ptr()) } {
@@ -306,6 +372,9 @@ impl Backend {
         self.check_owner(stored);
         assert!(stored.storage.writable, "weights of a file are read-only");
         assert_eq!(bytes.len(), stored.n_bytes(), "length of {stored:?}");
+        if self.measured.is_some() {
+            return;
+        }
         // SAFETY: the tensor has memory of that size, and `&mut self` keeps others away from it.
         unsafe { sys::ggml_backend_tensor_set(stored.tensor.as_ptr(), bytes.as_ptr().cast(), 0, bytes.len()) };
     }

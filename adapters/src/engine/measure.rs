@@ -1,0 +1,138 @@
+//! What a gradient will take, before any work: the engine itself, over a backend that only measures.
+//!
+//! The same code that computes lays everything out, so the numbers are those of the real call and cannot drift from it.
+
+use std::sync::Arc;
+
+use owlet_runtime::{EncodedPrompt, ImageEmbedding, Result, Segment, TokenId, ggml::Backend, gguf::GgufFile};
+
+use super::{
+    Engine, EngineOptions, GroupInput, PrefixCacheOptions, TokenScores, family::Decoder, layout::Layout, n_tokens,
+    workspace::Workspace,
+};
+use crate::{
+    lora::{LoraConfig, LoraGrads, LoraModule, LoraWeights, Target},
+    pace::{Pace, complete},
+};
+
+/// The size of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupShape {
+    /// Tokens of the prompt, those of pictures included; at least 1.
+    pub n_prompt: usize,
+    /// Tokens of pictures among them; at most `n_prompt`.
+    pub n_image: usize,
+    /// Completions, at least 1.
+    pub n_completions: usize,
+    /// Tokens of each, at least 1.
+    pub n_completion: usize,
+}
+
+/// What the engine holds while it differentiates a group, in bytes, by part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineMemory {
+    /// Transposed copies of weights.
+    pub weight_cache: usize,
+    /// Inputs of layers, their gradients, masks and features of pictures.
+    pub checkpoints: usize,
+    /// Results of all layers' products; 0 where layers are computed again.
+    pub activations: usize,
+    /// The largest graph: attention scores, transposed parts of weights, results of one layer.
+    pub scratch: usize,
+    /// Operands rounded for the kernels of quantized weights.
+    pub work: usize,
+    /// Logits and their gradients, on the device and on the host.
+    pub head: usize,
+    /// The adapter of one layer and its gradients.
+    pub adapter: usize,
+    /// Keys and values of what comes before an activated adapter's invocation: one prompt's, or the full cache of them.
+    pub prefixes: usize,
+}
+
+impl EngineMemory {
+    /// All parts together; they exist at the same time.
+    pub fn total(&self) -> usize {
+        let Self { weight_cache, checkpoints, activations, scratch, work, head, adapter, prefixes } = self;
+        weight_cache + checkpoints + activations + scratch + work + head + adapter + prefixes
+    }
+}
+
+impl Engine {
+    /// What [`Engine::gradient`] takes for a group of `shape` and an adapter of `config` over the model in `file`. Takes
+    /// milliseconds and the memory of one chunk of logits.
+    ///
+    /// # Errors
+    /// As [`Engine::from_file`] and [`Engine::gradient`].
+    pub fn measure(
+        file: &Arc<GgufFile>,
+        options: &EngineOptions,
+        config: &LoraConfig,
+        shape: &GroupShape,
+    ) -> Result<EngineMemory> {
+        let backend = Backend::measuring(options.n_threads)?;
+        let prefix_cache = PrefixCacheOptions { directory: None, ..options.prefix_cache.clone() };
+        let mut engine = Self::with_backend(backend, file, EngineOptions { prefix_cache, ..options.clone() })?;
+        let lora = blank_adapter(config, &engine.lora_targets());
+        let invocation = config.mode.invocation().unwrap_or_default();
+        let prompt = blank_prompt(&engine.decoder, shape, invocation);
+        let completion = vec![0; shape.n_completion];
+        let completions: Vec<&[TokenId]> = vec![&completion; shape.n_completions.min(engine.max_part())];
+        let group = GroupInput { prompt: &prompt, completions: &completions };
+        // A part is what exists at a time, so a group in parts is measured by its first.
+        let frozen = complete(engine.frozen(&config.mode, &group, &Pace::default()))?;
+        let layout = engine.layout(&group, n_tokens(&frozen));
+        let ones = &mut |scores: &[TokenScores]| -> Vec<Vec<f32>> {
+            scores.iter().map(|part| vec![1.0; part.logprobs.len()]).collect()
+        };
+        engine.gradient(&lora, &group, 1.0, ones, &mut LoraGrads::zeros(&lora))?;
+
+        let products = Workspace::product_bytes(&engine.decoder, &layout);
+        let activations = if products <= options.activation_bytes { products } else { 0 };
+        let host_logits = 2 * logits_at_a_time(&engine.decoder, &layout, options) * size_of::<f32>();
+        Ok(EngineMemory {
+            weight_cache: engine.weights.cached_bytes(),
+            checkpoints: engine.arenas.group.n_bytes() - activations,
+            activations,
+            scratch: engine.backend.scratch_bytes(),
+            work: engine.backend.work_bytes(),
+            head: engine.arenas.head.n_bytes() + host_logits,
+            adapter: engine.arenas.adapter.n_bytes(),
+            prefixes: frozen.map_or(0, |prefix| prefix.n_bytes().max(options.prefix_cache.memory_bytes)),
+        })
+    }
+}
+
+/// Rows that predict, times the entries of a chunk of the vocabulary.
+fn logits_at_a_time(decoder: &Decoder, layout: &Layout, options: &EngineOptions) -> usize {
+    let n_rows = layout.predicting().len();
+    (options.logit_bytes / size_of::<f32>() / n_rows).clamp(1, decoder.n_vocab) * n_rows
+}
+
+/// An adapter of zeros: memory that nobody writes to is never touched.
+fn blank_adapter(config: &LoraConfig, tensors: &[(String, usize, usize)]) -> LoraWeights {
+    let is_adapted = |name: &str| Target::of_tensor(name).is_some_and(|target| config.targets.contains(&target));
+    let module = |(name, n_in, n_out): &(String, usize, usize)| LoraModule {
+        name: name.clone(),
+        n_in: *n_in,
+        n_out: *n_out,
+        a: vec![0.0; config.rank * n_in],
+        b: vec![0.0; config.rank * n_out],
+    };
+    let modules = tensors.iter().filter(|(name, ..)| is_adapted(name)).map(module).collect();
+    LoraWeights { config: config.clone(), modules }
+}
+
+/// A prompt of zeros with one picture that ends in the tokens `invocation`.
+fn blank_prompt(decoder: &Decoder, shape: &GroupShape, invocation: &[TokenId]) -> EncodedPrompt {
+    let n_text = shape.n_prompt.saturating_sub(invocation.len());
+    let n_image = shape.n_image.min(n_text);
+    let width_embd = decoder.n_embd * (1 + decoder.n_deepstack);
+    let data = vec![0.0; n_image * width_embd];
+    let picture =
+        ImageEmbedding { n_tokens: n_image, grid_w: n_image as u32, grid_h: 1, width_embd, data, encode_ms: 0.0 };
+    let mut text = vec![0; n_text - n_image];
+    text.extend(invocation);
+    let mut segments = vec![Segment::Image(Arc::new(picture)), Segment::Tokens(text)];
+    segments.retain(|segment| segment.n_tokens() > 0);
+    EncodedPrompt { segments }
+}

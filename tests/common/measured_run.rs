@@ -1,0 +1,81 @@
+//! A training run on one long question, and the anonymous memory that it held: shared by the test of the memory plan and the
+//! bench of large shapes.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use owlet::{CancelToken, Dataset, Model, ModelOptions, Reward, Sample, Trainer, TrainerOptions, reward::RewardParts};
+
+/// Rewards that are hardly ever all alike, so that every group teaches.
+pub(crate) struct Length;
+
+impl Reward for Length {
+    fn name(&self) -> &str {
+        "length"
+    }
+
+    fn score(&self, response: &str, _sample: &Sample) -> RewardParts {
+        RewardParts { accuracy: (response.len() % 7) as f64 / 7.0, ..RewardParts::default() }
+    }
+}
+
+/// What a run took.
+pub(crate) struct Measured {
+    /// Most anonymous memory of the process, in bytes.
+    pub(crate) peak: usize,
+    /// Of the steps, loading left out.
+    pub(crate) seconds: f64,
+}
+
+/// Anonymous memory of this process now, in bytes; 0 where there is no `/proc`.
+fn anonymous_bytes() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}
+
+/// A data set of one question in `folder`, as long as `options` allow, for models with a token a byte.
+pub(crate) fn dataset(folder: &Path, options: &TrainerOptions) -> Dataset {
+    let path = folder.join("data.jsonl");
+    // The chat's own marks take some of the prompt.
+    let question = "owl ".repeat(options.max_prompt_tokens.saturating_sub(24) / 4);
+    let row = format!(
+        r#"{{"problem":"{question}","answer":"1","problem_type":"numerical","task_type":"math_reasoning","data_type":"image"}}"#
+    );
+    fs::write(&path, row).expect("a writable folder");
+    Dataset::open(&path).expect("a good row")
+}
+
+/// Trains for `n_steps`.
+pub(crate) fn run(model: &Path, options: &TrainerOptions, n_steps: usize) -> Measured {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dataset = dataset(folder.path(), options);
+    let (peak, is_done) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let seconds = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                peak.fetch_max(anonymous_bytes(), Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let load = ModelOptions { n_threads: options.n_threads, ..ModelOptions::default() };
+        let model = Model::load(model, &load).expect("loads");
+        let mut trainer = Trainer::new(&model, dataset, Arc::new(Length), options.clone()).expect("fits");
+        let start = Instant::now();
+        for _ in 0..n_steps {
+            trainer.step(&CancelToken::new(), &mut |_| ()).expect("learns");
+        }
+        is_done.store(true, Ordering::Relaxed);
+        start.elapsed().as_secs_f64()
+    });
+    Measured { peak: peak.load(Ordering::Relaxed), seconds }
+}

@@ -1,0 +1,180 @@
+//! The memory plan against the memory that runs then take, each in a process of its own.
+#![expect(clippy::print_stderr, clippy::print_stdout, reason = "tests tell what they measured, one to the other")]
+
+#[expect(dead_code, reason = "the bench prints the time")]
+#[path = "common/measured_run.rs"]
+mod measured_run;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use measured_run::Length;
+use owlet::{
+    ErrorKind, LoraConfig, MemoryPart, MemoryPlan, Model, ModelOptions, PlanRequest, QuantType, Target, Trainer,
+    TrainerOptions,
+    gguf::GgufFile,
+    quant::synth::{Family, SynthModel, SynthOptions, synthesize},
+};
+use owlet_adapters::engine::EngineOptions;
+
+/// What a plan may be off by.
+const TOLERANCE: f64 = 0.15;
+
+/// Name the case, and its model file, to the process that measures it.
+const CASE: &str = "OWLET_PLAN_CASE";
+const MODEL: &str = "OWLET_PLAN_MODEL";
+
+/// One setting of the grid.
+struct Case {
+    name: &'static str,
+    model: fn() -> SynthModel,
+    dtype: QuantType,
+    options: TrainerOptions,
+}
+
+fn options() -> TrainerOptions {
+    TrainerOptions {
+        prompts_per_step: 1,
+        group_size: 4,
+        max_prompt_tokens: 384,
+        max_new_tokens: 24,
+        n_sequences: 4,
+        suffix: String::new(),
+        filter: None,
+        lora: LoraConfig { rank: 8, alpha: 16.0, ..LoraConfig::default() },
+        n_threads: 1,
+        ..TrainerOptions::default()
+    }
+}
+
+/// Large enough for the tensors to outweigh the program.
+fn model() -> SynthModel {
+    SynthModel { n_layers: 4, n_ff: 768, n_vocab: 4096, ..SynthModel::tiny(Family::Qwen3) }
+}
+
+fn cases() -> Vec<Case> {
+    let case = |name, options| Case { name, model, dtype: QuantType::Q8_0, options };
+    let budget = |bytes| TrainerOptions { memory_budget: Some(bytes), ..options() };
+    vec![
+        case("default", options()),
+        case(
+            "low rank, few targets",
+            TrainerOptions {
+                lora: LoraConfig { rank: 4, alpha: 8.0, targets: [Target::Q].into(), ..LoraConfig::default() },
+                ..options()
+            },
+        ),
+        case("many sequences, F32 keys", TrainerOptions { n_sequences: 16, precise_kv: true, ..options() }),
+        case("long answers of a large group", TrainerOptions { group_size: 8, max_new_tokens: 48, ..options() }),
+        case("80 MiB", budget(80 << 20)),
+        case("64 MiB", budget(64 << 20)),
+        Case {
+            name: "large vocabulary",
+            model: || SynthModel { n_layers: 2, n_vocab: 40_000, ..SynthModel::tiny(Family::Llama) },
+            dtype: QuantType::Q4KM,
+            options: options(),
+        },
+    ]
+}
+
+fn plan(file: &Arc<GgufFile>, options: &TrainerOptions) -> owlet::Result<MemoryPlan> {
+    let request = PlanRequest { file, mmproj_bytes: 0, n_image: 0, options };
+    match options.memory_budget {
+        Some(budget) => MemoryPlan::fit(&request, budget),
+        None => MemoryPlan::new(&request, &EngineOptions { n_threads: 1, ..EngineOptions::default() }),
+    }
+}
+
+fn write(folder: &Path, case: &Case) -> PathBuf {
+    let path = folder.join("model.gguf");
+    let options = SynthOptions { dtype: case.dtype, threads: 1, ..SynthOptions::default() };
+    synthesize(&(case.model)(), &path, &options, &mut |_| ()).expect("a model of this shape");
+    path
+}
+
+/// Not a test of its own: what [`plans_are_within_15_percent_of_the_peak`] runs for every case.
+#[test]
+#[ignore = "a part of another test"]
+fn measure_one_case() {
+    let Ok(name) = std::env::var(CASE) else { return };
+    let case = cases().into_iter().find(|case| case.name == name).expect("a case of the grid");
+    let path = std::env::var(MODEL).expect("the file of the case");
+    // The second step has the adapter of the first in its sessions.
+    println!("peak={}", measured_run::run(Path::new(&path), &case.options, 2).peak);
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "reads /proc")]
+fn plans_are_within_15_percent_of_the_peak() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut failures = Vec::new();
+    for case in cases() {
+        let path = write(folder.path(), &case);
+        let file = Arc::new(GgufFile::open(&path).expect("valid"));
+        let plan = plan(&file, &case.options).expect("fits");
+        let program = std::env::current_exe().expect("this program");
+        let child = Command::new(program)
+            .args(["--exact", "measure_one_case", "--ignored", "--nocapture", "--test-threads=1"])
+            .env(CASE, case.name)
+            .env(MODEL, &path)
+            .output()
+            .expect("runs");
+        let output = String::from_utf8_lossy(&child.stdout);
+        let measured = output.lines().find_map(|line| line.split_once("peak=")?.1.trim().parse::<usize>().ok());
+        let measured = measured.unwrap_or_else(|| panic!("{output}{}", String::from_utf8_lossy(&child.stderr)));
+        let planned = plan.peak_bytes();
+        let error = planned as f64 / measured as f64 - 1.0;
+        eprintln!("{}: planned {planned}, measured {measured}, {:+.1} %", case.name, 100.0 * error);
+        let parts: Vec<_> = plan.parts.iter().map(|(part, bytes)| format!("{}: {bytes}", part.name())).collect();
+        if error.abs() > TOLERANCE {
+            failures.push(format!("{}: planned {planned}, measured {measured}; {parts:#?}", case.name));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn budgets_are_met_step_by_step_or_refused_with_what_would_fit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let case = cases().remove(0);
+    let file = Arc::new(GgufFile::open(write(folder.path(), &case)).expect("valid"));
+    let with = |memory_budget| plan(&file, &TrainerOptions { memory_budget, group_size: 8, ..case.options.clone() });
+    let free = with(None).expect("no limit").peak_bytes();
+    assert_eq!(with(Some(free)).expect("exactly fits"), with(None).expect("no limit"));
+    let mut seen = Vec::new();
+    let mut budget = free;
+    let refusal = loop {
+        budget -= free / 40;
+        match with(Some(budget)) {
+            Ok(plan) => {
+                assert!(plan.peak_bytes() <= budget, "{} for {budget}", plan.peak_bytes());
+                seen.push((
+                    plan.bytes(MemoryPart::Activations),
+                    plan.engine.half_checkpoints,
+                    plan.engine.max_completions,
+                ));
+            }
+            Err(error) => break error,
+        }
+    };
+    let recomputes = |&&(activations, half, _): &&(usize, bool, usize)| activations == 0 && !half;
+    assert!(seen.iter().any(|seen| seen.0 > 0), "{seen:?}: smaller caches first");
+    assert!(seen.iter().filter(recomputes).count() > 0, "{seen:?}: then layers are computed again");
+    assert!(seen.iter().any(|seen| seen.1), "{seen:?}: then inputs of layers are halved");
+    assert!(seen.last().is_some_and(|seen| seen.2 < 8), "{seen:?}: then the group goes in parts");
+    let text = refusal.to_string();
+    assert!(refusal.kind() == ErrorKind::Limit && text.contains("at least") && text.contains("--"), "{text}");
+}
+
+#[test]
+fn a_trainer_refuses_a_budget_before_it_takes_memory() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let case = cases().remove(0);
+    let model = Model::load(write(folder.path(), &case), &ModelOptions::default()).expect("loads");
+    let options = TrainerOptions { memory_budget: Some(5 << 20), ..case.options };
+    let error = Trainer::new(&model, measured_run::dataset(folder.path(), &options), Arc::new(Length), options).err();
+    assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::Limit));
+}
