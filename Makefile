@@ -11,7 +11,7 @@ DEMO_OUT ?= demo-out
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-heavy lint check-adapter
+.PHONY: help setup demo test test-heavy lint check-adapter bench bench-peer
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +32,16 @@ lint: setup ## Check formatting, clippy, the documentation and the shell scripts
 	$(cargo) fmt --all --check
 	$(cargo) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(cargo) doc --workspace --no-deps --locked
-	shellcheck scripts/*.sh .ci/run
+	shellcheck scripts/*.sh benches/peer/run.sh .ci/run
+
+BENCH_ARGS ?=
+bench: setup ## Time a training step and the gradient through packed weights (docs/performance.md)
+	$(cargo) bench --profile dev --bench training -- $(BENCH_ARGS)
+	$(cargo) bench --profile dev -p owlet-runtime --bench out_prod
+
+bench-peer: setup ## Time the same training step in transformers + peft, and then ours
+	benches/peer/run.sh $(BENCH_ARGS)
+	$(cargo) bench --profile dev --bench training -- $(BENCH_ARGS)
 
 # Binary wheels for Linux and macOS; not part of `test`, which shall not depend on a package index for Python.
 PEER_ENV := target/peer

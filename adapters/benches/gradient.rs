@@ -55,7 +55,7 @@ fn main() {
         ..RandomModel::small("qwen3")
     };
     let default = || EngineOptions { n_threads, ..EngineOptions::default() };
-    let frugal = || EngineOptions { weight_cache_bytes: 0, activation_bytes: 0, ..default() };
+    let frugal = || EngineOptions { activation_bytes: 0, ..default() };
     let with = |model: &RandomModel, dtype| RandomModel { dtype, ..model.clone() };
     let case = |name, model, options| {
         let (n_prompt, n_completions, length, n_repeats) = (80, 8, 51, 20);

@@ -87,7 +87,6 @@ struct Choices {
     completions_at_a_time: usize,
     layers_computed_again: bool,
     half_checkpoints: bool,
-    weight_cache_bytes: usize,
     attention_bytes: usize,
     logit_bytes: usize,
 }
@@ -112,7 +111,6 @@ pub(crate) fn run(args: &PlanArgs, output: Output) -> Result<()> {
         completions_at_a_time: plan.engine.max_completions.min(args.group_size),
         layers_computed_again: plan.bytes(MemoryPart::Activations) == 0,
         half_checkpoints: plan.engine.half_checkpoints,
-        weight_cache_bytes: plan.bytes(MemoryPart::WeightCache),
         attention_bytes: plan.engine.attention_bytes,
         logit_bytes: plan.engine.logit_bytes,
     };

@@ -66,16 +66,15 @@ impl Attention<'_> {
         let output = (!is_replay).then(|| graph.scratch(&[self.decoder.query_width(), self.layout.n_tokens]));
         let packed = if is_replay { packed } else { self.with_frozen(graph, packed) };
         for (block, leaves) in self.layout.blocks.iter().zip(&self.blocks) {
-            let keeps = self.layout.keeps_probabilities;
-            if is_replay && !keeps {
+            if is_replay && !self.layout.tapes_probabilities {
                 probabilities.push(None);
                 continue;
             }
-            let p = match keeps {
+            let p = match self.layout.tapes_probabilities {
                 true => tape.keep(graph, |graph| self.probabilities(graph, block, leaves, packed)),
                 false => self.probabilities(graph, block, leaves, packed),
             };
-            probabilities.push(keeps.then_some(p));
+            probabilities.push(self.layout.keeps_probabilities.then_some(p));
             if let Some(output) = output {
                 let v = self.gather_keys(graph, block, leaves, packed.v);
                 // [head_dim, n_head_kv, n_keys, n] -> [n_keys, head_dim, n_head_kv, n]
@@ -113,7 +112,8 @@ impl Attention<'_> {
             let own = self.gather_queries(graph, block, leaves, own, leaves.existing);
             let v = self.gather_keys(graph, block, leaves, packed.v);
             let v = graph.permute(v, [0, 2, 1, 3]);
-            let dp = graph.mul_mat(v, d_o);
+            let packed_d_o = graph.pack(d_o);
+            let dp = graph.product(v, packed_d_o);
             let centred = graph.add(dp, own);
             let ds = graph.mul(p, centred);
 
@@ -150,7 +150,8 @@ impl Attention<'_> {
         let q = self.gather_queries(graph, block, leaves, packed.q, None);
         let k = self.gather_keys(graph, block, leaves, packed.k);
         let k = graph.permute(k, [0, 2, 1, 3]);
-        let scores = graph.mul_mat(k, q);
+        let q = graph.pack(q);
+        let scores = graph.product(k, q);
         let scores = graph.reshape(scores, &block.probabilities_shape(self.decoder));
         graph.soft_max(scores, leaves.mask)
     }
@@ -211,9 +212,11 @@ impl Attention<'_> {
         let n_skipped = block.n_frozen - block.n_frozen % KEY_MULTIPLE;
         let n_keys = block.n_keys - n_skipped;
         let weights = graph.slice(weights, 0, n_skipped, n_keys);
-        let queries = graph.transposed(queries);
-        let weights = graph.transposed(weights);
-        let by_head = graph.mul_mat(queries, weights);
+        let weights = graph.transpose(weights);
+        let queries = graph.transpose(queries);
+        let queries = graph.pack(queries);
+        let sums_by_head = graph.product(weights, queries);
+        let by_head = graph.transposed(sums_by_head);
         let by_key = graph.permute(by_head, [0, 2, 1, 3]);
         let by_key = graph.contiguous(by_key);
         let rows = graph.reshape(by_key, &[self.decoder.key_width(), n_keys * block.sequences.len()]);

@@ -155,7 +155,6 @@ fn rotations() {
     }
 }
 
-/// Weights of every way to reach them: transposed beforehand, at once, and in parts.
 #[test]
 fn linear_layers_with_adapters() {
     let mut backend = backend();
@@ -168,31 +167,22 @@ fn linear_layers_with_adapters() {
     stream.write_tensor("w", &bytes).expect("memory");
     let file = Arc::new(GgufFile::from_bytes(stream.finish().expect("complete")).expect("valid"));
     let weight = backend.weight(&file, "w").expect("there");
-    let shapes: [&[usize]; 2] = [&[n_out], &[n_out, n_in]];
-    let mut stored = backend.allocate(&shapes.map(|shape| (GgmlType::F32, shape))).expect("memory");
-    let (transposed, bias) = (stored.remove(1), stored.remove(0));
+    let bias = backend.allocate(&[(GgmlType::F32, &[n_out])]).expect("memory").remove(0);
     backend.write(&bias, &random(32, n_out));
-    let by_column: Vec<f32> =
-        (0..n_in).flat_map(|i| (0..n_out).map(move |o| (o, i))).map(|(o, i)| values[o * n_in + i]).collect();
-    backend.write(&transposed, &by_column);
     let factors: [&[usize]; 2] = [&[n_in, rank], &[rank, n_out]];
     let mut gradients = backend.allocate(&factors.map(|shape| (GgmlType::F32, shape))).expect("memory");
     let gradients = Factors { b: gradients.remove(1), a: gradients.remove(0) };
 
-    for (name, transposed, n_chunk) in
-        [("cached", Some(transposed), n_out), ("at once", None, n_out), ("in parts", None, 3)]
-    {
-        let linear =
-            Linear { name: "w".to_owned(), weight: weight.clone(), bias: Some(bias.clone()), transposed, n_chunk };
-        let leaves = |x: &[Tensor]| AdapterLeaves { a: x[1], b: x[2], scaling: 1.5, gradients: gradients.clone() };
-        let forward = |graph: &mut Graph, x: &[Tensor]| linear::forward(graph, &linear, Some(&leaves(x)), x[0]);
-        let backward = |graph: &mut Graph, x: &[Tensor], dy| {
-            let dx = linear::backward(graph, &linear, Some(&leaves(x)), &mut Input::new(x[0]), dy, true);
-            let (a, b) = (graph.leaf(&gradients.a), graph.leaf(&gradients.b));
-            vec![dx.expect("asked for"), a, b]
-        };
-        check(name, &mut backend, &[&[n_in, n_tokens], factors[0], factors[1]], &forward, &backward);
-    }
+    let linear = Linear { name: "w".to_owned(), weight, bias: Some(bias) };
+    let leaves = |x: &[Tensor]| AdapterLeaves { a: x[1], b: x[2], scaling: 1.5, gradients: gradients.clone() };
+    let forward =
+        |graph: &mut Graph, x: &[Tensor]| linear::forward(graph, &linear, Some(&leaves(x)), &mut Input::new(x[0]));
+    let backward = |graph: &mut Graph, x: &[Tensor], dy| {
+        let dx = linear::backward(graph, &linear, Some(&leaves(x)), x[0], dy, true);
+        let (a, b) = (graph.leaf(&gradients.a), graph.leaf(&gradients.b));
+        vec![dx.expect("asked for"), a, b]
+    };
+    check("linear", &mut backend, &[&[n_in, n_tokens], factors[0], factors[1]], &forward, &backward);
 }
 
 /// Prompt and completions in one block each and in many, alone and behind frozen keys and values.

@@ -92,7 +92,7 @@ impl Engine {
         let teacher_group = GroupInput { prompt: teacher.prompt, ..*group };
         check_group(&teacher_group, temperature)?;
         let teacher_layout = teacher.engine.layout(&teacher_group, 0);
-        let student = complete(self.gradient_pass(lora, group, &layout, frozen.as_deref(), &Pace::default()))?;
+        let student = self.gradient_pass(lora, group, &layout, frozen.as_deref())?;
         let teacher = Pass::new(teacher.engine, None, &teacher_group, &teacher_layout, None, Keep::Nothing)?;
         let mut pair = Pair::new((student, group), (teacher, &teacher_group), temperature)?;
         pair.compare()?;

@@ -3,7 +3,7 @@
 //! `x2 = x + O(attention(Q(n), K(n), V(n)))` with `n = norm(x)`, then `x2 + Down(silu(Gate(m)) * Up(m))` with `m = norm(x2)`.
 //! All hidden states are `[n_embd, T]`.
 
-use owlet_runtime::ggml::{Graph, Tensor};
+use owlet_runtime::ggml::{Graph, Stored, Tensor};
 
 use super::{
     adapter::{AdapterLeaves, LayerAdapters},
@@ -30,9 +30,9 @@ pub(super) struct LayerGraph<'a> {
 pub(super) struct Activations {
     x: Tensor,
     attention_input: Tensor,
-    /// Queries and keys as the linear layers give them.
-    raw_q: Tensor,
-    raw_k: Tensor,
+    /// Queries and keys as the linear layers give them; `None` where the way back does not need them.
+    raw_q: Option<Tensor>,
+    raw_k: Option<Tensor>,
     packed: Packed,
     attended: Attended,
     residual: Tensor,
@@ -41,6 +41,8 @@ pub(super) struct Activations {
     up: Tensor,
     activated_gate: Tensor,
 }
+
+const COMPUTED: &str = "what is not read from a tape is computed from its inputs";
 
 impl Activations {
     /// Keys, rotated, and values, `[head_dim * n_head_kv, T]`.
@@ -54,27 +56,31 @@ impl LayerGraph<'_> {
     pub(super) fn activations(&self, graph: &mut Graph, x: Tensor, tape: &mut Tape) -> Activations {
         let decoder = self.attention.decoder;
         let attention_input = norm::forward(graph, x, &self.layer.attention_norm, decoder.eps);
-        let raw_q = tape.keep(graph, |graph| self.linear(graph, Target::Q, attention_input));
-        let raw_k = tape.keep(graph, |graph| self.linear(graph, Target::K, attention_input));
-        let v = tape.keep(graph, |graph| self.linear(graph, Target::V, attention_input));
+        let mut input = Input::new(attention_input);
+        // Rotation and scale have gradients that do not depend on their input.
+        let are_used = self.layer.head_norms.is_some();
+        let raw_q = tape.keep_if(are_used, graph, |graph| self.linear(graph, Target::Q, &mut input));
+        let raw_k = tape.keep_if(are_used, graph, |graph| self.linear(graph, Target::K, &mut input));
+        let v = tape.keep(graph, |graph| self.linear(graph, Target::V, &mut input));
         let scale = self.query_scale();
         let q = tape.keep(graph, |graph| {
-            let heads = self.by_head(graph, raw_q, decoder.n_head);
+            let heads = self.by_head(graph, raw_q.expect(COMPUTED), decoder.n_head);
             let gain = self.layer.head_norms.as_ref().map(|(gain, _)| gain);
             let heads = gain.map_or(heads, |gain| norm::forward(graph, heads, gain, decoder.eps));
             let rotated = graph.rope(heads, self.positions, &decoder.rope);
             graph.scale(rotated, scale, 0.0)
         });
-        let k = tape.keep(graph, |graph| self.rotated_keys(graph, raw_k));
+        let k = tape.keep(graph, |graph| self.rotated_keys(graph, raw_k.expect(COMPUTED)));
         let packed = Packed { q: self.flat(graph, q), k: self.flat(graph, k), v };
         let attended = self.attention.forward(graph, packed, tape);
         let residual = tape.keep(graph, |graph| {
-            let update = self.linear(graph, Target::O, attended.output);
+            let update = self.linear(graph, Target::O, &mut Input::new(attended.output));
             graph.add(x, update)
         });
         let feed_forward_input = norm::forward(graph, residual, &self.layer.feed_forward_norm, decoder.eps);
-        let gate = tape.keep(graph, |graph| self.linear(graph, Target::Gate, feed_forward_input));
-        let up = tape.keep(graph, |graph| self.linear(graph, Target::Up, feed_forward_input));
+        let mut input = Input::new(feed_forward_input);
+        let gate = tape.keep(graph, |graph| self.linear(graph, Target::Gate, &mut input));
+        let up = tape.keep(graph, |graph| self.linear(graph, Target::Up, &mut input));
         let activated_gate = graph.silu(gate);
         Activations {
             x,
@@ -95,9 +101,10 @@ impl LayerGraph<'_> {
     /// left out.
     pub(super) fn keys_and_values(&self, graph: &mut Graph, x: Tensor) -> (Tensor, Tensor) {
         let input = norm::forward(graph, x, &self.layer.attention_norm, self.attention.decoder.eps);
-        let raw_k = self.linear(graph, Target::K, input);
+        let mut input = Input::new(input);
+        let raw_k = self.linear(graph, Target::K, &mut input);
         let k = self.rotated_keys(graph, raw_k);
-        (self.flat(graph, k), self.linear(graph, Target::V, input))
+        (self.flat(graph, k), self.linear(graph, Target::V, &mut input))
     }
 
     /// Norm, where the family has one, and rotation of keys as the linear layer gives them; by head.
@@ -112,7 +119,7 @@ impl LayerGraph<'_> {
     /// The output of the layer.
     pub(super) fn output(&self, graph: &mut Graph, activations: &Activations) -> Tensor {
         let hidden = graph.mul(activations.activated_gate, activations.up);
-        let update = self.linear(graph, Target::Down, hidden);
+        let update = self.linear(graph, Target::Down, &mut Input::new(hidden));
         graph.add(activations.residual, update)
     }
 
@@ -130,26 +137,26 @@ impl LayerGraph<'_> {
 
         let hidden = graph.mul(forward.activated_gate, forward.up);
         let gated_matters = attention_matters || self.adapts(&[Target::Gate, Target::Up]);
-        let d_hidden = self.linear_back(graph, Target::Down, &mut Input::new(hidden), dy, gated_matters)?;
+        let d_hidden = self.linear_back(graph, Target::Down, hidden, dy, gated_matters)?;
         let d_up = graph.mul(d_hidden, forward.activated_gate);
         let d_activated = graph.mul(d_hidden, forward.up);
         let d_gate = graph.silu_back(d_activated, forward.gate);
-        let mut input = Input::new(forward.feed_forward_input);
-        let through_gate = self.linear_back(graph, Target::Gate, &mut input, d_gate, attention_matters);
-        let through_up = self.linear_back(graph, Target::Up, &mut input, d_up, attention_matters);
+        let input = forward.feed_forward_input;
+        let through_gate = self.linear_back(graph, Target::Gate, input, d_gate, attention_matters);
+        let through_up = self.linear_back(graph, Target::Up, input, d_up, attention_matters);
         let d_input = graph.add(through_gate?, through_up?);
         let through_norm = norm::backward(graph, forward.residual, &self.layer.feed_forward_norm, d_input, eps);
         let d_residual = graph.add(dy, through_norm);
 
         let heads_matter = needs_dx || self.adapts(&[Target::Q, Target::K, Target::V]);
-        let mut input = Input::new(forward.attended.output);
-        let d_attended = self.linear_back(graph, Target::O, &mut input, d_residual, heads_matter)?;
+        let input = forward.attended.output;
+        let d_attended = self.linear_back(graph, Target::O, input, d_residual, heads_matter)?;
         let d_packed = self.attention.backward(graph, forward.packed, &forward.attended, d_attended);
         let d_raw = self.heads_back(graph, forward, d_packed);
-        let mut input = Input::new(forward.attention_input);
-        let through_q = self.linear_back(graph, Target::Q, &mut input, d_raw.q, needs_dx);
-        let through_k = self.linear_back(graph, Target::K, &mut input, d_raw.k, needs_dx);
-        let through_v = self.linear_back(graph, Target::V, &mut input, d_raw.v, needs_dx);
+        let input = forward.attention_input;
+        let through_q = self.linear_back(graph, Target::Q, input, d_raw.q, needs_dx);
+        let through_k = self.linear_back(graph, Target::K, input, d_raw.k, needs_dx);
+        let through_v = self.linear_back(graph, Target::V, input, d_raw.v, needs_dx);
         let d_input = graph.add(through_q?, through_k?);
         let d_input = graph.add(d_input, through_v?);
         let through_norm = norm::backward(graph, forward.x, &self.layer.attention_norm, d_input, eps);
@@ -161,10 +168,10 @@ impl LayerGraph<'_> {
         let decoder = self.attention.decoder;
         let d_q = graph.scale(gradients.q, self.query_scale(), 0.0);
         let gains = self.layer.head_norms.as_ref();
-        let back = |graph: &mut Graph, gradient, raw, n_heads, gain| {
+        let back = |graph: &mut Graph, gradient, raw: Option<Tensor>, n_heads, gain: Option<&Stored>| {
             let gradient = self.by_head(graph, gradient, n_heads);
             let mut gradient = graph.rope(gradient, self.negated_positions, &decoder.rope);
-            if let Some(gain) = gain {
+            if let Some((gain, raw)) = gain.zip(raw) {
                 let raw = self.by_head(graph, raw, n_heads);
                 gradient = norm::backward(graph, raw, gain, gradient, decoder.eps);
             }
@@ -177,19 +184,12 @@ impl LayerGraph<'_> {
         }
     }
 
-    fn linear(&self, graph: &mut Graph, target: Target, x: Tensor) -> Tensor {
-        linear::forward(graph, self.layer.linear(target), self.adapter(target), x)
+    fn linear(&self, graph: &mut Graph, target: Target, input: &mut Input) -> Tensor {
+        linear::forward(graph, self.layer.linear(target), self.adapter(target), input)
     }
 
-    fn linear_back(
-        &self,
-        graph: &mut Graph,
-        target: Target,
-        input: &mut Input,
-        dy: Tensor,
-        needs_dx: bool,
-    ) -> Option<Tensor> {
-        linear::backward(graph, self.layer.linear(target), self.adapter(target), input, dy, needs_dx)
+    fn linear_back(&self, graph: &mut Graph, target: Target, x: Tensor, dy: Tensor, needs_dx: bool) -> Option<Tensor> {
+        linear::backward(graph, self.layer.linear(target), self.adapter(target), x, dy, needs_dx)
     }
 
     fn adapter(&self, target: Target) -> Option<&AdapterLeaves> {

@@ -18,6 +18,10 @@ use super::family::Decoder;
 pub(super) const KEY_MULTIPLE: usize = 16;
 const QUERY_MULTIPLE: usize = 4;
 
+/// Queries of one sequence in a block. Keys behind the last query of a block are left out of it, so a long prompt costs
+/// little more than the half of its scores that count.
+const MAX_QUERIES: usize = 128;
+
 /// Where the tokens of a group lie, and the blocks in which they attend.
 pub(super) struct Layout {
     /// Tokens of the prompt before the batch.
@@ -31,6 +35,8 @@ pub(super) struct Layout {
     pub blocks: Vec<Block>,
     /// Whether the softmax of all blocks together is small enough to be kept while a layer is differentiated.
     pub keeps_probabilities: bool,
+    /// Whether tapes hold it, too. It is large, and cheap to compute again beside the products of a layer.
+    pub tapes_probabilities: bool,
 }
 
 /// Queries that attend together: `n` sequences, `n_queries` each, over `n_keys` keys each, both padded.
@@ -80,7 +86,9 @@ impl Layout {
         cutter.add(&completions, n_frozen + n_prompt);
         let blocks = cutter.blocks;
         let n_scores: usize = blocks.iter().map(|block| block.n_scores(decoder.n_head)).sum();
-        Self { n_frozen, n_prompt, n_tokens, blocks, keeps_probabilities: n_scores <= 2 * max_scores }
+        let keeps_probabilities = n_scores <= 2 * max_scores;
+        let tapes_probabilities = keeps_probabilities;
+        Self { n_frozen, n_prompt, n_tokens, blocks, keeps_probabilities, tapes_probabilities }
     }
 
     /// Rows of the last hidden states that predict tokens: the last one of the prompt, and all of the completions.
@@ -153,7 +161,7 @@ impl Cutter {
         }
         let n_keys = (n_prefix + longest).next_multiple_of(KEY_MULTIPLE);
         let n_rows = (self.max_scores / (n_keys * self.n_head)).max(KEY_MULTIPLE);
-        let n_queries = n_rows.min(longest);
+        let n_queries = n_rows.min(longest).min(MAX_QUERIES);
         let n_sequences = (n_rows / longest).max(1);
         for group in sequences.chunks(n_sequences) {
             let longest = group.iter().map(ExactSizeIterator::len).max().unwrap_or(0);

@@ -7,8 +7,11 @@ use std::sync::Arc;
 use owlet_runtime::{EncodedPrompt, ImageEmbedding, Result, Segment, TokenId, ggml::Backend, gguf::GgufFile};
 
 use super::{
-    Engine, EngineOptions, GroupInput, PrefixCacheOptions, TokenScores, family::Decoder, layout::Layout, n_tokens,
-    workspace::Workspace,
+    Engine, EngineOptions, GroupInput, PrefixCacheOptions, TokenScores,
+    family::Decoder,
+    layout::Layout,
+    n_tokens,
+    workspace::{Keep, Workspace},
 };
 use crate::{
     lora::{LoraConfig, LoraGrads, LoraModule, LoraWeights, Target},
@@ -31,13 +34,11 @@ pub struct GroupShape {
 /// What the engine holds while it differentiates a group, in bytes, by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineMemory {
-    /// Transposed copies of weights.
-    pub weight_cache: usize,
     /// Inputs of layers, their gradients, masks and features of pictures.
     pub checkpoints: usize,
-    /// Results of all layers' products; 0 where layers are computed again.
+    /// Results of the products of the layers that are kept; 0 where all are computed again.
     pub activations: usize,
-    /// The largest graph: attention scores, transposed parts of weights, results of one layer.
+    /// The largest graph: attention scores, operands laid out for products, results of one layer.
     pub scratch: usize,
     /// Operands rounded for the kernels of quantized weights.
     pub work: usize,
@@ -52,8 +53,8 @@ pub struct EngineMemory {
 impl EngineMemory {
     /// All parts together; they exist at the same time.
     pub fn total(&self) -> usize {
-        let Self { weight_cache, checkpoints, activations, scratch, work, head, adapter, prefixes } = self;
-        weight_cache + checkpoints + activations + scratch + work + head + adapter + prefixes
+        let Self { checkpoints, activations, scratch, work, head, adapter, prefixes } = self;
+        checkpoints + activations + scratch + work + head + adapter + prefixes
     }
 }
 
@@ -86,11 +87,12 @@ impl Engine {
         };
         engine.gradient(&lora, &group, 1.0, ones, &mut LoraGrads::zeros(&lora))?;
 
-        let products = Workspace::product_bytes(&engine.decoder, &layout);
-        let activations = if products <= options.activation_bytes { products } else { 0 };
+        let activations = match engine.keep(&layout) {
+            Keep::Products(n_layers) => n_layers * Workspace::product_bytes(&engine.decoder, &layout),
+            _ => 0,
+        };
         let host_logits = 2 * logits_at_a_time(&engine.decoder, &layout, options) * size_of::<f32>();
         Ok(EngineMemory {
-            weight_cache: engine.weights.cached_bytes(),
             checkpoints: engine.arenas.group.n_bytes() - activations,
             activations,
             scratch: engine.backend.scratch_bytes(),

@@ -68,14 +68,8 @@ use crate::{
 pub struct EngineOptions {
     /// Threads, at least 1. Default: one per core. Results are the same bits for the same number of threads.
     pub n_threads: usize,
-    /// Memory for transposed F32 copies of weights, in bytes. Default 256 MiB. Gradients flow through a weight's
-    /// transpose; without a copy it is made again for every call, which costs little beside many tokens and much beside few.
-    /// Small models fit as a whole; layers near the output come first.
-    pub weight_cache_bytes: usize,
-    /// Memory for the part of a weight that is transposed at a time where there is no copy, in bytes of F32. Default 16 MiB.
-    pub transpose_bytes: usize,
-    /// Memory for intermediate results of all layers, in bytes. Default 512 MiB. A group that needs more has only the
-    /// inputs of its layers kept, and the backward pass computes every layer again: about a third more work.
+    /// Memory for intermediate results of layers, in bytes. Default 256 MiB. Where it does not hold all layers, it holds the
+    /// last ones; of the others only the inputs are kept, and the backward pass computes them again: about a third more work.
     pub activation_bytes: usize,
     /// Attention scores of one block, in bytes. Default 64 MiB. Longer prompts and larger groups are cut into blocks;
     /// the peak is a small multiple of this.
@@ -97,9 +91,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             n_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
-            weight_cache_bytes: 256 << 20,
-            transpose_bytes: 16 << 20,
-            activation_bytes: 512 << 20,
+            activation_bytes: 256 << 20,
             attention_bytes: 64 << 20,
             logit_bytes: 32 << 20,
             prefix_cache: PrefixCacheOptions::default(),
@@ -152,8 +144,6 @@ pub struct Engine {
     prefixes: PrefixCache,
     /// What tells prefixes of this engine from those of others.
     prefix_context: String,
-    /// Whether `weight_cache_bytes` has been spent; the first gradient does it.
-    is_cached: bool,
 }
 
 impl Engine {
@@ -177,11 +167,11 @@ impl Engine {
 
     fn with_backend(mut backend: Backend, file: &Arc<GgufFile>, options: EngineOptions) -> Result<Self> {
         let decoder = Decoder::read(file)?;
-        let weights = Weights::map(&mut backend, file, &decoder, options.transpose_bytes)?;
+        let weights = Weights::map(&mut backend, file, &decoder)?;
         let prefixes = PrefixCache::new(options.prefix_cache.clone());
         let prefix_context = prefix_context(file, &options);
         let arenas = Arenas::default();
-        Ok(Self { backend, decoder, weights, options, arenas, prefixes, prefix_context, is_cached: false })
+        Ok(Self { backend, decoder, weights, options, arenas, prefixes, prefix_context })
     }
 
     /// The tensors that an adapter may act on: name, width of the input, width of the output; from the first layer up.
@@ -328,7 +318,7 @@ impl Engine {
     ) -> Result<Vec<TokenScores>> {
         let frozen = self.frozen(&lora.config.mode, group, pace).await?;
         let layout = self.layout(group, n_tokens(&frozen));
-        let mut pass = self.gradient_pass(lora, group, &layout, frozen.as_deref(), pace).await?;
+        let mut pass = self.gradient_pass(lora, group, &layout, frozen.as_deref())?;
         pass.forward(pace).await?;
 
         let mut head = pass.head(group, temperature)?;
@@ -347,32 +337,38 @@ impl Engine {
     }
 
     /// A pass that keeps what its way back needs; `frozen` is of as many tokens as the layout leaves out.
-    async fn gradient_pass<'a>(
+    fn gradient_pass<'a>(
         &'a mut self,
         lora: &'a LoraWeights,
         group: &GroupInput<'_>,
         layout: &'a Layout,
         frozen: Option<&'a Prefix>,
-        pace: &Pace,
     ) -> Result<Pass<'a>> {
-        if !self.is_cached {
-            self.weights.cache_transposed(&mut self.backend, self.options.weight_cache_bytes, pace).await?;
-            self.is_cached = true;
-        }
-        let keeps_products = Workspace::product_bytes(&self.decoder, layout) <= self.options.activation_bytes;
-        let keep = match self.options.half_checkpoints {
-            _ if keeps_products => Keep::Products,
-            true => Keep::RoundedInputs,
-            false => Keep::Inputs,
-        };
+        let keep = self.keep(layout);
         Pass::new(self, Some(lora), group, layout, frozen, keep)
     }
 
-    /// Bytes of memory that the engine holds beside the mapped weights: transposed copies, workspace, scratch and prefixes.
+    /// Bytes of memory that the engine holds beside the mapped weights: workspace, scratch and prefixes.
     pub fn memory_bytes(&self) -> usize {
         let Arenas { group, adapter, head } = &self.arenas;
         let arenas = group.n_bytes() + adapter.n_bytes() + head.n_bytes();
-        arenas + self.weights.cached_bytes() + self.backend.scratch_bytes() + self.prefixes.n_bytes()
+        arenas + self.backend.scratch_bytes() + self.prefixes.n_bytes()
+    }
+
+    /// What the way back finds. Where inputs are rounded, products are kept of all layers or none.
+    fn keep(&self, layout: &Layout) -> Keep {
+        match self.n_kept(layout) {
+            n if n == self.decoder.n_layers => Keep::Products(n),
+            _ if self.options.half_checkpoints => Keep::RoundedInputs,
+            0 => Keep::Inputs,
+            n => Keep::Products(n),
+        }
+    }
+
+    /// How many layers have their products kept within `activation_bytes`.
+    fn n_kept(&self, layout: &Layout) -> usize {
+        let layer_bytes = Workspace::product_bytes(&self.decoder, layout);
+        (self.options.activation_bytes / layer_bytes).min(self.decoder.n_layers)
     }
 
     /// How often what comes before an invocation was at hand.
@@ -403,7 +399,10 @@ impl Engine {
     fn layout(&self, group: &GroupInput, n_frozen: usize) -> Layout {
         let lengths: Vec<_> = group.completions.iter().map(|tokens| tokens.len()).collect();
         let max_scores = self.options.attention_bytes / size_of::<f32>();
-        Layout::new(&self.decoder, n_frozen, group.prompt.n_tokens() - n_frozen, &lengths, max_scores)
+        let n_prompt = group.prompt.n_tokens() - n_frozen;
+        let mut layout = Layout::new(&self.decoder, n_frozen, n_prompt, &lengths, max_scores);
+        layout.tapes_probabilities &= self.n_kept(&layout) == self.decoder.n_layers;
+        layout
     }
 }
 

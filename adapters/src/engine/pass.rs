@@ -12,10 +12,9 @@ use super::{
     head::Head,
     layer::LayerGraph,
     layout::Layout,
-    linear::CHUNK_CAPACITY,
     prefix::Prefix,
     tape::Tape,
-    weights::{Layer, Weights},
+    weights::Weights,
     workspace::{Keep, Workspace},
 };
 use crate::{
@@ -213,8 +212,7 @@ impl<'a> Pass<'a> {
     fn graph_capacity(&self) -> usize {
         let blocks = &self.layout.blocks;
         let n_sequences: usize = blocks.iter().map(|block| block.sequences.len()).sum();
-        let n_chunks = self.weights.layers.iter().map(Layer::n_chunks).max().unwrap_or(0);
-        LAYER_CAPACITY + blocks.len() * BLOCK_CAPACITY + n_sequences * SEQUENCE_CAPACITY + n_chunks * CHUNK_CAPACITY
+        LAYER_CAPACITY + blocks.len() * BLOCK_CAPACITY + n_sequences * SEQUENCE_CAPACITY
     }
 }
 
@@ -277,8 +275,7 @@ mod tests {
         ];
         // In CUDA, Metal and Vulkan; and the CPU's form of CONT of a transposed view.
         const ALLOWED: [&str; 2] = ["SILU_BACK", "CUSTOM"];
-        let frugal =
-            EngineOptions { n_threads: 1, weight_cache_bytes: 0, activation_bytes: 0, ..EngineOptions::default() };
+        let frugal = EngineOptions { n_threads: 1, activation_bytes: 0, ..EngineOptions::default() };
         let mut engine = Engine::from_file(&model(), frugal).expect("a valid model");
         let config = LoraConfig { rank: 2, alpha: 2.0, ..LoraConfig::default() };
         let lora = LoraWeights::init(&config, &engine.lora_targets(), 0).expect("targets");

@@ -33,6 +33,19 @@ impl Tape<'_> {
         }
     }
 
+    /// As [`Tape::keep`], where the way back refers to the result only if `is_used`.
+    pub(super) fn keep_if(
+        &mut self,
+        is_used: bool,
+        graph: &mut Graph,
+        compute: impl FnOnce(&mut Graph) -> Tensor,
+    ) -> Option<Tensor> {
+        match is_used {
+            true => Some(self.keep(graph, compute)),
+            false => (!self.is_replay()).then(|| compute(graph)),
+        }
+    }
+
     /// Whether results are read, so that what only leads to them need not be computed.
     pub(super) fn is_replay(&self) -> bool {
         matches!(self, Self::Replay(_))
@@ -43,10 +56,14 @@ impl Tape<'_> {
 pub(super) fn slots(decoder: &Decoder, layout: &Layout) -> Vec<Shape> {
     let n_tokens = layout.n_tokens;
     let (query, key) = (decoder.query_width(), decoder.key_width());
-    let mut slots: Vec<_> = [query, key, key].map(|width| [width, n_tokens, 1, 1]).into();
+    let mut slots: Vec<Shape> = Vec::new();
+    if decoder.normalised_heads {
+        slots.extend([query, key].map(|width| [width, n_tokens, 1, 1]));
+    }
+    slots.push([key, n_tokens, 1, 1]);
     slots.push([decoder.head_dim, decoder.n_head, n_tokens, 1]);
     slots.push([decoder.head_dim, decoder.n_head_kv, n_tokens, 1]);
-    let kept = if layout.keeps_probabilities { layout.blocks.as_slice() } else { &[] };
+    let kept = if layout.tapes_probabilities { layout.blocks.as_slice() } else { &[] };
     slots.extend(kept.iter().map(|block| block.probabilities_shape(decoder)));
     slots.extend([query, decoder.n_embd, decoder.n_ff, decoder.n_ff].map(|width| [width, n_tokens, 1, 1]));
     slots

@@ -13,7 +13,7 @@ use owlet_runtime::{
 
 use super::{family::Decoder, linear, norm, weights::Weights};
 
-/// Tensors in the largest graph here, but for the parts of a chunked product.
+/// Tensors in the largest graph here.
 const GRAPH_CAPACITY: usize = 64;
 
 /// R rows of hidden states before the output matrix.
@@ -98,15 +98,10 @@ impl<'a> Vocabulary<'a> {
         gradients: &[f32],
     ) -> Result<()> {
         backend.write_part(&self.chunk, 0, gradients);
-        let n_chunks = self.weights.head.n_chunks();
-        let mut graph = backend.graph(GRAPH_CAPACITY + n_chunks * linear::CHUNK_CAPACITY);
+        let mut graph = backend.graph(GRAPH_CAPACITY);
         let d_logits = self.chunk_view(&mut graph, chunk);
-        let part = if chunk.len() == self.decoder.n_vocab {
-            linear::through_weight(&mut graph, &self.weights.head, d_logits)
-        } else {
-            let rows = self.head_rows(&mut graph, chunk);
-            linear::transposed_product(&mut graph, rows, d_logits)
-        };
+        let rows = self.head_rows(&mut graph, chunk);
+        let part = linear::transposed_product(&mut graph, rows, d_logits);
         let sum = graph.leaf(&self.gradient);
         if chunk.start == 0 {
             graph.copy(part, sum)
@@ -156,7 +151,8 @@ impl<'a> Vocabulary<'a> {
         let mut graph = backend.graph(GRAPH_CAPACITY);
         let rows = self.head_rows(&mut graph, chunk);
         let normalised = graph.leaf(&self.normalised);
-        let mut logits = graph.mul_mat(rows, normalised);
+        let normalised = graph.pack(normalised);
+        let mut logits = graph.product(rows, normalised);
         if let Some(bias) = &self.weights.head.bias {
             let bias = graph.leaf(bias);
             let bias = graph.slice(bias, 0, chunk.start, chunk.len());

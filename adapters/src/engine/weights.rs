@@ -1,15 +1,15 @@
-//! The frozen base: its tensors over the mapped file, and transposed copies of them for the backward pass.
+//! The frozen base: its tensors over the mapped file.
 
 use std::{collections::HashSet, sync::Arc};
 
 use owlet_runtime::{
     Error, ErrorKind, Result,
-    ggml::{Arena, Backend, Stored},
+    ggml::{Backend, Stored},
     gguf::{GgmlType, GgufFile},
 };
 
 use super::family::Decoder;
-use crate::{lora::Target, pace::Pace};
+use crate::lora::Target;
 
 /// A linear layer `[n_in] -> [n_out]`.
 pub(super) struct Linear {
@@ -19,10 +19,6 @@ pub(super) struct Linear {
     pub weight: Stored,
     /// `[n_out]`.
     pub bias: Option<Stored>,
-    /// `[n_out, n_in]` in F32, where the cache had room for it.
-    pub transposed: Option<Stored>,
-    /// Outputs whose weights are transposed at a time where there is no copy; at least 1.
-    pub n_chunk: usize,
 }
 
 /// One decoder layer.
@@ -54,22 +50,12 @@ impl Linear {
     pub(super) fn n_out(&self) -> usize {
         self.weight.shape()[1]
     }
-
-    /// Parts in which the weight is transposed.
-    pub(super) fn n_chunks(&self) -> usize {
-        if self.transposed.is_some() { 1 } else { self.n_out().div_ceil(self.n_chunk) }
-    }
 }
 
 impl Layer {
     /// The linear layer that is `target`.
     pub(super) fn linear(&self, target: Target) -> &Linear {
         &self.linears[target as usize]
-    }
-
-    /// Parts in which the weights are transposed, all together.
-    pub(super) fn n_chunks(&self) -> usize {
-        self.linears.iter().map(Linear::n_chunks).sum()
     }
 }
 
@@ -79,69 +65,18 @@ impl Weights {
     /// # Errors
     /// [`ErrorKind::InvalidFile`], [`ErrorKind::Mismatch`] for missing tensors and other shapes,
     /// [`ErrorKind::Unsupported`] for types without arithmetic and for tensors that the engine does not know.
-    pub(super) fn map(
-        backend: &mut Backend,
-        file: &Arc<GgufFile>,
-        decoder: &Decoder,
-        transpose_bytes: usize,
-    ) -> Result<Self> {
-        let mut loader = Loader { backend, file, known: HashSet::new(), transpose_bytes };
+    pub(super) fn map(backend: &mut Backend, file: &Arc<GgufFile>, decoder: &Decoder) -> Result<Self> {
+        let mut loader = Loader { backend, file, known: HashSet::new() };
         let (n_embd, n_vocab) = (decoder.n_embd, decoder.n_vocab);
         let embedding = loader.matrix("token_embd.weight", n_embd, n_vocab)?;
         let output_norm = loader.vector("output_norm.weight", n_embd)?;
         let head = match file.tensor("output.weight") {
             Some(_) => loader.linear("output", n_embd, n_vocab)?,
-            None => {
-                let name = "token_embd.weight".to_owned();
-                let n_chunk = loader.n_chunk(n_embd);
-                Linear { name, weight: embedding.clone(), bias: None, transposed: None, n_chunk }
-            }
+            None => Linear { name: "token_embd.weight".to_owned(), weight: embedding.clone(), bias: None },
         };
         let layers = (0..decoder.n_layers).map(|index| loader.layer(index, decoder)).collect::<Result<_>>()?;
         loader.refuse_unknown()?;
         Ok(Self { embedding, layers, output_norm, head })
-    }
-
-    /// Keeps transposed F32 copies of as many weights as fit `budget_bytes`, layers first, from the last one down.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Limit`] when the memory cannot be had.
-    pub(super) async fn cache_transposed(
-        &mut self,
-        backend: &mut Backend,
-        mut budget_bytes: usize,
-        pace: &Pace,
-    ) -> Result<()> {
-        let layers = self.layers.iter_mut().rev().flat_map(|layer| &mut layer.linears);
-        for linear in layers.chain([&mut self.head]) {
-            let n_bytes = linear.weight.n_elements() * size_of::<f32>();
-            if n_bytes > budget_bytes {
-                continue;
-            }
-            budget_bytes -= n_bytes;
-            if linear.transposed.is_some() {
-                continue;
-            }
-            pace.point().await?;
-            let shape = [linear.n_out(), linear.n_in()];
-            let stored = backend.carve(&mut Arena::default(), &[(GgmlType::F32, &shape)])?.remove(0);
-            let mut graph = backend.graph(8);
-            let weight = graph.leaf(&linear.weight);
-            let values = graph.dequantize(weight);
-            let transposed = graph.transposed(values);
-            graph.place(transposed, &stored);
-            backend.run(graph)?;
-            linear.transposed = Some(stored);
-        }
-        Ok(())
-    }
-}
-
-impl Weights {
-    /// Bytes of the transposed copies.
-    pub(super) fn cached_bytes(&self) -> usize {
-        let linears = self.layers.iter().flat_map(|layer| &layer.linears).chain([&self.head]);
-        linears.filter_map(|linear| linear.transposed.as_ref()).map(Stored::n_bytes).sum()
     }
 }
 
@@ -150,8 +85,6 @@ struct Loader<'a> {
     file: &'a Arc<GgufFile>,
     /// Tensors of the file that were asked for.
     known: HashSet<String>,
-    /// As [`super::EngineOptions::transpose_bytes`].
-    transpose_bytes: usize,
 }
 
 impl Loader<'_> {
@@ -186,11 +119,7 @@ impl Loader<'_> {
             Some(_) => Some(self.vector(&bias_name, n_out)?),
             None => None,
         };
-        Ok(Linear { name: weight_name, weight, bias, transposed: None, n_chunk: self.n_chunk(n_in) })
-    }
-
-    fn n_chunk(&self, n_in: usize) -> usize {
-        (self.transpose_bytes / (size_of::<f32>() * n_in)).max(1)
+        Ok(Linear { name: weight_name, weight, bias })
     }
 
     fn matrix(&mut self, name: &str, n_in: usize, n_out: usize) -> Result<Stored> {

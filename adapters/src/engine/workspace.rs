@@ -33,8 +33,8 @@ pub(super) enum Keep {
     Inputs,
     /// The same, rounded to F16.
     RoundedInputs,
-    /// Inputs and the results of matrix products.
-    Products,
+    /// Inputs, and the results of matrix products of so many layers, the last ones: they come first on the way back.
+    Products(usize),
 }
 
 /// Tensors of one call.
@@ -50,7 +50,9 @@ pub(super) struct Workspace {
     rounded: Vec<Stored>,
     /// Gradients of hidden states; two that take turns.
     gradients: Vec<Stored>,
+    /// Of the last layers.
     tapes: Vec<Vec<Stored>>,
+    first_taped: usize,
     /// Keys and values of the layer at hand, `[head_dim * n_head_kv, n]`: those of the frozen tokens that are given, or
     /// those of the whole batch that are kept.
     prefix: Option<(Stored, Stored)>,
@@ -116,7 +118,7 @@ impl Workspace {
         let n_hidden = if is_forward || keep == Keep::RoundedInputs { 2 } else { decoder.n_layers + 1 };
         let n_rounded = if keep == Keep::RoundedInputs { decoder.n_layers } else { 0 };
         let n_gradients = if is_forward { 0 } else { 2 };
-        let n_tapes = if keep == Keep::Products { decoder.n_layers } else { 0 };
+        let n_tapes = if let Keep::Products(n_layers) = keep { n_layers } else { 0 };
         let slots = tape::slots(decoder, layout);
         let n_prefix = if keep == Keep::KeysAndValues { layout.n_tokens } else { layout.n_frozen };
 
@@ -151,6 +153,7 @@ impl Workspace {
             gradients: (0..n_gradients).map(|_| take()).collect(),
             rounded: (0..n_rounded).map(|_| take()).collect(),
             tapes: (0..n_tapes).map(|_| slots.iter().map(|_| take()).collect()).collect(),
+            first_taped: decoder.n_layers - n_tapes,
             blocks: layout
                 .blocks
                 .iter()
@@ -189,10 +192,10 @@ impl Workspace {
         Ok(workspace)
     }
 
-    /// Bytes that [`Keep::Products`] takes beyond [`Keep::Inputs`].
+    /// Bytes that [`Keep::Products`] takes for each layer.
     pub(super) fn product_bytes(decoder: &Decoder, layout: &Layout) -> usize {
-        let per_layer: usize = tape::slots(decoder, layout).iter().map(|slot| slot.iter().product::<usize>()).sum();
-        per_layer * decoder.n_layers * size_of::<f32>()
+        let n_elements: usize = tape::slots(decoder, layout).iter().map(|slot| slot.iter().product::<usize>()).sum();
+        n_elements * size_of::<f32>()
     }
 
     /// The hidden states that enter layer `layer`; those that leave the last one for `layer == n_layers`.
@@ -221,7 +224,7 @@ impl Workspace {
 
     /// The slots of layer `layer`, where products are kept.
     pub(super) fn tape(&self, layer: usize) -> Option<std::slice::Iter<'_, Stored>> {
-        self.tapes.get(layer).map(|slots| slots.iter())
+        self.tapes.get(layer.checked_sub(self.first_taped)?).map(|slots| slots.iter())
     }
 
     /// Positions and negated positions.

@@ -15,9 +15,9 @@ type Relief = (&'static str, TrainerOptions);
 impl MemoryPlan {
     /// The fastest plan of `request` whose peak is at most `budget` bytes.
     ///
-    /// In this order: everything by default; fewer transposed weights; layers computed again; smaller blocks of attention
-    /// and logits; inputs of layers in F16; no kept prefixes; parts of the group, down to one completion at a time. Transposed copies get
-    /// what is left.
+    /// In this order: everything by default; layers computed again; smaller blocks of attention
+    /// and logits; inputs of layers in F16; no kept prefixes; parts of the group, down to one completion at a time. Results
+    /// of layers get what is left.
     ///
     /// # Errors
     /// [`ErrorKind::Limit`] with the least that the run needs, and the changes to it that would fit; as [`MemoryPlan::new`].
@@ -29,15 +29,15 @@ impl MemoryPlan {
         }
         let mut least = usize::MAX;
         for options in candidates(&default, request.options.group_size) {
-            let bare = Self::new(request, &EngineOptions { weight_cache_bytes: 0, ..options.clone() })?;
+            let bare = Self::new(request, &EngineOptions { activation_bytes: 0, ..options.clone() })?;
             let needed = bare.peak_bytes();
             least = least.min(needed);
             if needed > budget {
                 continue;
             }
-            let weight_cache_bytes = default.weight_cache_bytes.min(budget - needed);
-            let cached = Self::new(request, &EngineOptions { weight_cache_bytes, ..options })?;
-            return Ok(if cached.peak_bytes() <= budget { cached } else { bare });
+            let activation_bytes = default.activation_bytes.min(budget - needed);
+            let kept = Self::new(request, &EngineOptions { activation_bytes, ..options })?;
+            return Ok(if kept.peak_bytes() <= budget { kept } else { bare });
         }
         Err(refusal(request, budget, least))
     }
@@ -47,7 +47,6 @@ impl MemoryPlan {
 fn candidates(default: &EngineOptions, group_size: usize) -> Vec<EngineOptions> {
     let recomputed = EngineOptions { activation_bytes: 0, ..default.clone() };
     let blocks = |shift: u32| EngineOptions {
-        transpose_bytes: default.transpose_bytes >> shift,
         attention_bytes: default.attention_bytes >> shift,
         logit_bytes: default.logit_bytes >> shift,
         ..recomputed.clone()
@@ -86,7 +85,6 @@ fn refusal(request: &PlanRequest, budget: usize, least: usize) -> Error {
     ];
     let default = default_options(run);
     let smallest = candidates(&default, run.group_size).pop().unwrap_or(default);
-    let smallest = EngineOptions { weight_cache_bytes: 0, ..smallest };
     let peak = |run: &TrainerOptions| {
         let request = PlanRequest { options: run, n_image: request.n_image.min(run.max_prompt_tokens), ..*request };
         MemoryPlan::new(&request, &smallest).map_or(usize::MAX, |plan| plan.peak_bytes())
@@ -127,7 +125,7 @@ mod tests {
         assert_eq!(list.iter().map(|options| options.max_completions).min(), Some(1));
         for pair in list.windows(2) {
             let size = |options: &EngineOptions| {
-                let blocks = options.attention_bytes + options.logit_bytes + options.transpose_bytes;
+                let blocks = options.attention_bytes + options.logit_bytes;
                 (
                     options.activation_bytes,
                     blocks,

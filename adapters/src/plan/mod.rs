@@ -72,8 +72,6 @@ pub enum Part {
     Logits,
     /// Keys and values of prompts before an activated adapter's invocation.
     Prefixes,
-    /// Transposed copies of weights.
-    WeightCache,
 }
 
 impl Part {
@@ -90,7 +88,6 @@ impl Part {
             Self::EngineGraphs => "engine: graphs and attention",
             Self::Logits => "engine: logits",
             Self::Prefixes => "engine: keys and values of prompts",
-            Self::WeightCache => "engine: transposed weights",
         }
     }
 }
@@ -133,7 +130,6 @@ impl MemoryPlan {
             (Part::EngineGraphs, engine.scratch + engine.work + engine.adapter),
             (Part::Logits, engine.head),
             (Part::Prefixes, engine.prefixes),
-            (Part::WeightCache, engine.weight_cache),
         ];
         parts.retain(|&(_, bytes)| bytes > 0);
         let mapped_bytes = request.file.tensors().iter().map(|tensor| tensor.n_bytes as usize).sum();

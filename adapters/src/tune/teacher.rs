@@ -37,7 +37,7 @@ impl TeacherModel {
             return Err(error.at(model.path().display()).needed(format!("that of {}", student.path().display())));
         }
         // It is never differentiated, so no weight is transposed.
-        let options = EngineOptions { n_threads, weight_cache_bytes: 0, ..EngineOptions::default() };
+        let options = EngineOptions { n_threads, ..EngineOptions::default() };
         let engine = Engine::new(model.path(), options)?;
         Ok(Self { model: model.clone(), engine, session: None, answers: BTreeMap::new() })
     }

@@ -159,15 +159,10 @@ fn memory_options_do_not_change_the_result() {
     };
     let (scores, gradients) = run(options());
     let cases = [
-        ("nothing cached", EngineOptions { weight_cache_bytes: 0, ..options() }),
-        ("a part cached", EngineOptions { weight_cache_bytes: 40_000, ..options() }),
-        (
-            "weights transposed in many parts",
-            EngineOptions { weight_cache_bytes: 0, transpose_bytes: 0, logit_bytes: usize::MAX, ..options() },
-        ),
         ("layers computed again", EngineOptions { activation_bytes: 0, ..options() }),
         ("blocks of attention", EngineOptions { attention_bytes: 30_000, ..options() }),
         ("tiny blocks, computed again", EngineOptions { attention_bytes: 1, activation_bytes: 0, ..options() }),
+        ("the whole vocabulary", EngineOptions { logit_bytes: usize::MAX, ..options() }),
         ("chunks of the vocabulary", EngineOptions { logit_bytes: 4 * 119 * 7, ..options() }),
         ("one vocabulary entry at a time", EngineOptions { logit_bytes: 0, ..options() }),
         ("two threads", EngineOptions { n_threads: 2, ..options() }),
@@ -267,19 +262,11 @@ fn entropy_and_logprob_are_those_of_the_distribution() {
     }
 }
 
-/// Gradients over packed weights against those over the same numbers in F32. The packed product rounds activations to 8 bits
-/// (to F16 or BF16 for those types), which is all the difference.
+/// Packed weights are used as the numbers that they stand for, forwards and backwards.
 #[test]
-fn packed_bases_differ_by_the_rounding_of_activations() {
+fn packed_bases_compute_as_the_numbers_that_they_stand_for() {
     use GgmlType::{BF16, F16, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-    let mut failures = Vec::new();
     for dtype in [F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q6K, Q5K, Q4K, Q3K, Q2K] {
-        // Random layers amplify the rounding; measured are 0.003 for F16, 0.016 for BF16, 0.05 to 0.1 for packed types.
-        let tolerance = match dtype {
-            F16 => 0.01,
-            BF16 => 0.05,
-            _ => 0.15,
-        };
         let model =
             RandomModel { n_embd: 256, n_ff: 256, head_dim: 64, n_head: 4, dtype, ..RandomModel::small("qwen3") };
         let [packed, unpacked] = [false, true].map(|unpacked| {
@@ -288,13 +275,6 @@ fn packed_bases_differ_by_the_rounding_of_activations() {
             let (scores, gradients) = scene.gradient();
             (scores, flat(&gradients))
         });
-        let error = relative_error(&packed.1, &unpacked.1);
-        let logprobs =
-            |scores: &[TokenScores]| -> Vec<f32> { scores.iter().flat_map(|s| s.logprobs.clone()).collect() };
-        let logprob_error = relative_error(&logprobs(&packed.0), &logprobs(&unpacked.0));
-        if [error, logprob_error].iter().any(|error| error.is_nan() || *error > tolerance) {
-            failures.push(format!("{dtype}: gradient {error}, log-probabilities {logprob_error}"));
-        }
+        assert!(packed == unpacked, "{dtype}: gradients differ by {}", relative_error(&packed.1, &unpacked.1));
     }
-    assert!(failures.is_empty(), "{failures:#?}");
 }

@@ -45,8 +45,6 @@ fn gradients_and_logprobs_are_those_of_transformers() {
         // Nothing kept and small blocks; everything kept.
         let frugal = EngineOptions {
             n_threads: 1,
-            weight_cache_bytes: 0,
-            transpose_bytes: 1 << 14,
             activation_bytes: 0,
             attention_bytes: 20_000,
             logit_bytes: 40_000,

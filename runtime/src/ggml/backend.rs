@@ -368,7 +368,7 @@ impl Backend {
         }
     }
 
-    fn write_bytes(&mut self, stored: &Stored, bytes: &[u8]) {
+    pub(super) fn write_bytes(&mut self, stored: &Stored, bytes: &[u8]) {
         self.check_owner(stored);
         assert!(stored.storage.writable, "weights of a file are read-only");
         assert_eq!(bytes.len(), stored.n_bytes(), "length of {stored:?}");

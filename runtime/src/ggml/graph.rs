@@ -31,7 +31,7 @@ pub struct Graph {
     capacity: usize,
     /// What the leaves name: kept alive until the graph has run.
     stored: Vec<Stored>,
-    transposes_in_blocks: bool,
+    has_custom_operations: bool,
 }
 
 // SAFETY: everything the graph points to is owned by it or, through `stored`, kept alive by it; nothing is tied to a thread.
@@ -39,7 +39,7 @@ unsafe impl Send for Graph {}
 
 impl Graph {
     /// An empty graph with room for `capacity` tensors.
-    pub(super) fn new(capacity: usize, transposes_in_blocks: bool) -> Self {
+    pub(super) fn new(capacity: usize, has_custom_operations: bool) -> Self {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         // SAFETY: no preconditions.
         let graph_bytes = unsafe { sys::ggml_graph_overhead_custom(capacity, false) };
@@ -53,7 +53,7 @@ impl Graph {
             tensors: Vec::with_capacity(capacity),
             capacity,
             stored: Vec::new(),
-            transposes_in_blocks,
+            has_custom_operations,
         }
     }
 
@@ -127,6 +127,12 @@ impl Graph {
         unsafe { sys::ggml_is_contiguous_rows(self.raw(tensor).as_ptr()) }
     }
 
+    /// Whether `tensor` is what [`Graph::transpose`] gives.
+    pub(super) fn is_transpose(&self, tensor: Tensor) -> bool {
+        // SAFETY: as in `shape`.
+        unsafe { self.raw(tensor).as_ref() }.op == sys::GGML_OP_TRANSPOSE
+    }
+
     pub(super) fn raw(&self, tensor: Tensor) -> NonNull<sys::ggml_tensor> {
         assert_eq!(tensor.graph, self.id, "tensor of another graph");
         self.tensors[tensor.index as usize]
@@ -140,9 +146,9 @@ impl Graph {
         self.context.as_ptr()
     }
 
-    /// Whether the device runs the CPU's own transpose.
-    pub(super) fn transposes_in_blocks(&self) -> bool {
-        self.transposes_in_blocks
+    /// Whether the device runs operations of our own: the CPU does.
+    pub(super) fn has_custom_operations(&self) -> bool {
+        self.has_custom_operations
     }
 
     pub(super) fn stored(&self) -> &[Stored] {

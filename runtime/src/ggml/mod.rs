@@ -17,6 +17,7 @@
 mod backend;
 mod graph;
 mod ops;
+mod product;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -24,5 +25,5 @@ mod transpose;
 
 pub use backend::Backend;
 pub use graph::{Graph, Tensor};
-pub use ops::{Rope, RopeMode};
+pub use ops::{Packed, Rope, RopeMode};
 pub use stored::{Arena, Shape, Stored};

@@ -4,17 +4,34 @@
 //! Each checks what ggml would abort on. Unless it says otherwise, operands are F32, results are contiguous F32, and
 //! operands other than those of views must have contiguous rows.
 
+use std::ffi::{c_int, c_void};
+
 use llama_cpp_sys_2 as sys;
 
 use super::{
     graph::{Graph, Tensor},
-    stored::full_shape,
+    product::{multiply_panels, pack_strips, packed_shape},
+    stored::{Shape, full_shape},
     transpose::transpose_strips,
 };
 use crate::gguf::GgmlType;
 
+/// The right operand of products, laid out for the kernels of the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed {
+    tensor: Tensor,
+    /// Of the operand as it was.
+    shape: Shape,
+}
+
+/// Operands of ggml's operations are at most `GGML_MAX_SRC`, 10.
+const MAX_PRODUCTS: usize = 4;
+
 /// ggml's `GGML_N_TASKS_MAX`.
 const ALL_THREADS: i32 = -1;
+
+/// What computes an operation of our own: the result, the thread, the number of threads, nothing.
+type Callback = unsafe extern "C" fn(*mut sys::ggml_tensor, c_int, c_int, *mut c_void);
 
 /// How positions rotate the elements of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +95,65 @@ impl Graph {
         );
         assert!(self.dtype(b) == GgmlType::F32 && self.is_contiguous(b), "mul_mat: second operand");
         self.binary(a, b, sys::ggml_mul_mat)
+    }
+
+    /// `b[k, n]` for [`Graph::product`], F32 of any strides. It has the numbers of `b` at this place of the graph.
+    pub fn pack(&mut self, b: Tensor) -> Packed {
+        assert_eq!(self.dtype(b), GgmlType::F32, "pack: operand");
+        let shape = self.shape(b);
+        if !self.has_custom_operations() {
+            return Packed { tensor: self.contiguous(b), shape };
+        }
+        Packed { tensor: self.custom(packed_shape(shape), &[b], pack_strips), shape }
+    }
+
+    /// `a[k, m] x b[k, n] -> [m, n]`, contracting over rows, in F32. `a` may be of any type, and transposed; its last two
+    /// dimensions may divide those of `b`. On the CPU sums do not depend on the number of threads.
+    pub fn product(&mut self, a: Tensor, b: Packed) -> Tensor {
+        self.sum_of_products(&[(a, b)])
+    }
+
+    /// The sum of products as [`Graph::product`] computes them, one to four, all of one shape; `k` may differ.
+    pub fn sum_of_products(&mut self, products: &[(Tensor, Packed)]) -> Tensor {
+        assert!((1..=MAX_PRODUCTS).contains(&products.len()), "{} products", products.len());
+        let shape = |g: &Self, (a, b): (Tensor, Packed)| [g.shape(a)[1], b.shape[1], b.shape[2], b.shape[3]];
+        let result = shape(self, products[0]);
+        for &(a, b) in products {
+            let (sa, sb) = (self.shape(a), b.shape);
+            assert!(
+                sa[0] == sb[0] && sb[2].is_multiple_of(sa[2]) && sb[3].is_multiple_of(sa[3]),
+                "product of {sa:?} and {sb:?}"
+            );
+            assert_eq!(shape(self, (a, b)), result, "sum_of_products: shapes");
+            let (dtype, strides) = (self.dtype(a), self.strides(a));
+            let along = strides[usize::from(self.is_transpose(a))];
+            assert!(dtype == GgmlType::F32 || along == dtype.block_bytes() as usize, "product: first operand");
+        }
+        if self.has_custom_operations() {
+            let operands: Vec<_> = products.iter().flat_map(|&(a, b)| [a, b.tensor]).collect();
+            return self.custom(result, &operands, multiply_panels);
+        }
+        let terms: Vec<_> = products.iter().map(|&(a, b)| self.general_product(a, b)).collect();
+        terms.into_iter().reduce(|sum, term| self.add(sum, term)).expect("at least one product")
+    }
+
+    /// A product from operations that all devices have.
+    fn general_product(&mut self, a: Tensor, b: Packed) -> Tensor {
+        let a = match self.is_transpose(a) {
+            false if self.dtype(a) == GgmlType::F32 => self.contiguous(a),
+            false => a,
+            true => {
+                let stored = self.transpose(a);
+                let numbers = self.dequantize(stored);
+                self.transposed(numbers)
+            }
+        };
+        self.mul_mat(a, b.tensor)
+    }
+
+    /// A view of `a[m, n, ...]` as `[n, m, ...]`.
+    pub fn transpose(&mut self, a: Tensor) -> Tensor {
+        self.unary(a, sys::ggml_transpose)
     }
 
     /// `a + b`, `b` repeated to the shape of `a`.
@@ -271,34 +347,13 @@ impl Graph {
 
     /// The matrix `a[m, n, ...]` as a new contiguous `[n, m, ...]`.
     pub fn transposed(&mut self, a: Tensor) -> Tensor {
-        if !self.transposes_in_blocks() {
-            let view = self.unary(a, sys::ggml_transpose);
-            return self.unary(view, sys::ggml_cont);
+        if !self.has_custom_operations() {
+            let view = self.transpose(a);
+            return self.contiguous(view);
         }
         self.check_f32_rows("transposed", a);
-        self.check_room();
-        let [m, n, n2, n3] = self.shape(a).map(|n| n as i64);
-        let mut operands = [self.raw(a).as_ptr()];
-        // SAFETY: the context has room; the callback gets an F32 operand with contiguous rows and a result of the transposed
-        // shape, and uses no user data. The list of operands is read during the call only.
-        let result = unsafe {
-            let (context, operands) = (self.context(), operands.as_mut_ptr());
-            let user_data = std::ptr::null_mut();
-            sys::ggml_custom_4d(
-                context,
-                sys::GGML_TYPE_F32,
-                n,
-                m,
-                n2,
-                n3,
-                operands,
-                1,
-                Some(transpose_strips),
-                ALL_THREADS,
-                user_data,
-            )
-        };
-        self.push(result)
+        let [m, n, n2, n3] = self.shape(a);
+        self.custom([n, m, n2, n3], &[a], transpose_strips)
     }
 
     /// A view with dimension `i` of `a` at `axes[i]`.
@@ -339,6 +394,34 @@ impl Graph {
         let view =
             unsafe { sys::ggml_view_4d(self.context(), a, x, y, z, w, strides[1], strides[2], strides[3], offset) };
         self.push(view)
+    }
+
+    /// An operation of our own on the CPU: a contiguous F32 result of `shape`, computed by all threads.
+    fn custom(&mut self, shape: Shape, operands: &[Tensor], callback: Callback) -> Tensor {
+        self.check_room();
+        let mut operands: Vec<_> = operands.iter().map(|&operand| self.raw(operand).as_ptr()).collect();
+        let [x, y, z, w] = shape.map(|n| n as i64);
+        // SAFETY: the context has room; each callback gets the operands and the shape that it is written for, and uses no
+        // user data. The list of operands is read during the call only.
+        let result = unsafe {
+            let (context, n_operands) = (self.context(), operands.len() as i32);
+            let (operands, user_data) = (operands.as_mut_ptr(), std::ptr::null_mut());
+            let dtype = sys::GGML_TYPE_F32;
+            sys::ggml_custom_4d(
+                context,
+                dtype,
+                x,
+                y,
+                z,
+                w,
+                operands,
+                n_operands,
+                Some(callback),
+                ALL_THREADS,
+                user_data,
+            )
+        };
+        self.push(result)
     }
 
     fn unary(

@@ -49,6 +49,74 @@ fn matrix_products_contract_over_rows_and_repeat_the_first_operand() {
 }
 
 #[test]
+fn products_take_operands_of_any_type_strides_and_size() {
+    use crate::quantize::{dequantize_rows, quantize_rows};
+    // Below, at and above what kernels take at a time; depths are whole blocks where the type has blocks.
+    let sizes: [(usize, usize, usize); 6] =
+        [(5, 3, 1), (512, 33, 13), (768, 300, 14), (256, 512, 7), (257, 256, 2), (40, 290, 30)];
+    let types = [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0, GgmlType::Q4_1, GgmlType::Q4K, GgmlType::Q6K];
+    for (k, m, n) in sizes {
+        for (dtype, is_transposed) in types.iter().flat_map(|&dtype| [(dtype, false), (dtype, true)]) {
+            // Rows of the stored matrix.
+            let (width, height) = if is_transposed { (m, k) } else { (k, m) };
+            if !width.is_multiple_of(dtype.block_size() as usize) {
+                continue;
+            }
+            let packed = quantize_rows(dtype, width, &numbers(width * height)).expect("packs");
+            let a = dequantize_rows(dtype, &packed).expect("unpacks");
+            let (b, extra) = (numbers(k * n), numbers(2 * m));
+            let at = |row: usize, step: usize| if is_transposed { a[step * m + row] } else { a[row * k + step] };
+            let element = |row: usize, column: usize| {
+                let product: f64 = (0..k).map(|i| f64::from(at(row, i)) * f64::from(b[column * k + i])).sum();
+                let second = (0..2).map(|i| f64::from(extra[row * 2 + i] * b[column * 2 + i])).sum::<f64>();
+                (product + second) as f32
+            };
+            let expected: Vec<f32> = (0..n).flat_map(|column| (0..m).map(move |row| element(row, column))).collect();
+            for n_threads in [1, 3] {
+                let mut backend = Backend::cpu(n_threads).expect("a processor");
+                let shapes: [(GgmlType, &[usize]); 5] = [
+                    (dtype, &[width, height]),
+                    (GgmlType::F32, &[n, k]),
+                    (GgmlType::F32, &[2, m]),
+                    (GgmlType::F32, &[2, n]),
+                    (GgmlType::F32, &[m, n]),
+                ];
+                let stored = backend.allocate(&shapes).expect("memory");
+                backend.write_bytes(&stored[0], &packed);
+                let by_step: Vec<f32> =
+                    (0..k).flat_map(|i| (0..n).map(move |j| (i, j))).map(|(i, j)| b[j * k + i]).collect();
+                backend.write(&stored[1], &by_step);
+                backend.write(&stored[2], &extra);
+                backend.write(&stored[3], &b[..2 * n]);
+                let mut graph = backend.graph(32);
+                let [w, x, c, d] = [0, 1, 2, 3].map(|index| graph.leaf(&stored[index]));
+                let w = if is_transposed { graph.transpose(w) } else { w };
+                let x = graph.transpose(x);
+                let (x, d) = (graph.pack(x), graph.pack(d));
+                let sum = graph.sum_of_products(&[(w, x), (c, d)]);
+                graph.place(sum, &stored[4]);
+                backend.run(graph).expect("runs");
+                for (index, (got, expected)) in backend.read_all(&stored[4]).iter().zip(&expected).enumerate() {
+                    let name = format!("{dtype} {k} x {m} x {n}, transposed {is_transposed}, {n_threads} threads");
+                    assert!((got - expected).abs() < 2e-3, "{name}: element {index}: {got} for {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_repeat_the_first_operand_over_further_dimensions() {
+    let (shape, got) = compute(&[&[20, 8, 2], &[20, 5, 4, 3]], |g, x| {
+        let b = g.pack(x[1]);
+        g.product(x[0], b)
+    });
+    let expected = compute(&[&[20, 8, 2], &[20, 5, 4, 3]], |g, x| g.mul_mat(x[0], x[1]));
+    assert_eq!(shape, expected.0);
+    assert_close(&got, &expected.1);
+}
+
+#[test]
 fn rows_are_dotted_gathered_and_sliced() {
     let (shape, got) = compute(&[&[7, 3, 2], &[7, 3, 2]], |g, x| g.dot_rows(x[0], x[1]));
     assert_eq!(shape, [1, 3, 2, 1]);

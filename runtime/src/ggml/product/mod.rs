@@ -1,0 +1,136 @@
+//! Matrix products on the CPU in F32, of operands however they are stored: weights of any type are unpacked as they are
+//! used, and a transposed operand costs no more than another.
+//!
+//! `c[m, n] = sum over k of a[k, m] * b[k, n]` runs as two operations. [`pack_strips`] lays `b` out once, in strips of
+//! [`COLUMNS`] columns that interleave their numbers step by step; several products may use it. [`multiply_panels`]
+//! brings panels of [`ROWS`] rows of `a` into the same form, a piece at a time that stays in the cache of its thread, and
+//! multiplies every piece with every strip. Sums run in the same order however the work is divided among threads.
+
+mod operand;
+mod tile;
+
+use std::ffi::{c_int, c_void};
+
+use llama_cpp_sys_2 as sys;
+
+use self::{
+    operand::Operand,
+    tile::{COLUMNS, Left, ROWS, Right, multiply},
+};
+
+/// Steps of the contraction that are taken at a time; whole blocks of every packed type.
+const DEPTH: usize = 256;
+
+/// Panels that are unpacked at a time: they make whole blocks of every packed type too. 256 KiB together with [`DEPTH`].
+const PANELS: usize = 256 / ROWS;
+
+/// Shape of packed `b[k, n, n2, n3]`.
+pub(super) fn packed_shape([k, n, n2, n3]: [usize; 4]) -> [usize; 4] {
+    [COLUMNS * k, n.div_ceil(COLUMNS), n2, n3]
+}
+
+/// The callback of the custom operation that packs its only operand, F32 `b[k, n, n2, n3]` of any strides, into
+/// contiguous `dst[COLUMNS * k, strips, n2, n3]`. Columns that fill up the last strip are zero.
+pub(super) unsafe extern "C" fn pack_strips(
+    dst: *mut sys::ggml_tensor,
+    thread: c_int,
+    n_threads: c_int,
+    _: *mut c_void,
+) {
+    // SAFETY: ggml passes the tensor of a running operation, whose operand `Graph::pack` has set.
+    let (dst, src) = unsafe { (&*dst, &*(*dst).src[0]) };
+    let [k, n, n2, n3] = src.ne.map(|n| n as usize);
+    let n_strips = n.div_ceil(COLUMNS);
+    for index in share(n_strips * n2 * n3, thread, n_threads) {
+        let (first, matrix) = (index % n_strips * COLUMNS, index / n_strips);
+        let b = Operand::matrix(src, matrix % n2, matrix / n2);
+        // SAFETY: the result has `strips` contiguous stretches of `k` steps for every matrix; no other thread has this one.
+        let strip = unsafe { std::slice::from_raw_parts_mut(dst.data.cast::<Right>().add(index * k), k) };
+        b.interleave(first..(first + COLUMNS).min(n), 0, strip);
+    }
+}
+
+/// The callback of the custom operation `dst[m, n, n2, n3]`, the sum of products of its operands, pair by pair: `a[k, m, ...]`
+/// of any type and strides, its last dimensions dividing those of the result, and `b` as [`pack_strips`] leaves it.
+pub(super) unsafe extern "C" fn multiply_panels(
+    dst: *mut sys::ggml_tensor,
+    thread: c_int,
+    n_threads: c_int,
+    _: *mut c_void,
+) {
+    // SAFETY: ggml passes the tensor of a running operation, whose operands `Graph::sum_of_products` has set and checked;
+    // those that are not used are null.
+    let (dst, pairs) = unsafe {
+        let dst = &*dst;
+        let operands: Vec<_> = dst.src.iter().map_while(|operand| operand.as_ref()).collect();
+        (dst, operands)
+    };
+    let [m, n, n2, n3] = dst.ne.map(|n| n as usize);
+    let (n_panels, n_strips) = (m.div_ceil(ROWS), n.div_ceil(COLUMNS));
+    // Threads take panels; where there are few they take strips, and each unpacks all the panels.
+    let n_all = n_panels * n2 * n3;
+    let by_panels = n_all >= 2 * n_threads as usize;
+    let panels = if by_panels { share(n_all, thread, n_threads) } else { 0..n_all };
+    let strips = if by_panels { 0..n_strips } else { share(n_strips, thread, n_threads) };
+    if strips.is_empty() {
+        return;
+    }
+    let mut pieces = vec![[0.0; ROWS]; PANELS.min(panels.len()) * DEPTH];
+
+    let mut next = panels.start;
+    while next < panels.end {
+        let (matrix, first) = (next / n_panels, next % n_panels);
+        let (i2, i3) = (matrix % n2, matrix / n2);
+        let count = PANELS.min(panels.end - next).min(n_panels - first);
+        next += count;
+        let mut is_first = true;
+        for pair in pairs.chunks_exact(2) {
+            let (a, b) = (pair[0], pair[1]);
+            let [k, _, a2, a3] = a.ne.map(|n| n as usize);
+            let operand = Operand::matrix(a, i2 * a2 / n2, i3 * a3 / n3);
+            for start in (0..k).step_by(DEPTH) {
+                let depth = DEPTH.min(k - start);
+                let pieces = &mut pieces[..count * depth];
+                operand.unpack(first * ROWS..((first + count) * ROWS).min(m), start, depth, pieces);
+                for (index, piece) in pieces.chunks_exact(depth).enumerate() {
+                    let row = (first + index) * ROWS;
+                    let height = ROWS.min(m - row);
+                    for strip in strips.clone() {
+                        let offset = (matrix * n_strips + strip) * k + start;
+                        // SAFETY: packed strips are `k` contiguous steps each, and nobody writes them now.
+                        let right = unsafe { std::slice::from_raw_parts(b.data.cast::<Right>().add(offset), depth) };
+                        let tile = multiply(piece, right);
+                        let first_column = strip * COLUMNS;
+                        for (column, sums) in (first_column..n).zip(&tile) {
+                            let offset = row * dst.nb[0] + column * dst.nb[1] + i2 * dst.nb[2] + i3 * dst.nb[3];
+                            // SAFETY: `height` rows of that column of the contiguous result; no other thread has these
+                            // panels and strips.
+                            let result = unsafe {
+                                std::slice::from_raw_parts_mut(dst.data.byte_add(offset).cast::<f32>(), height)
+                            };
+                            // Whole columns are copied as arrays: as slices they would be calls.
+                            match (<&mut Left>::try_from(&mut *result), is_first) {
+                                (Ok(result), true) => *result = *sums,
+                                (Ok(result), false) => add(result, sums),
+                                (Err(_), true) => result.copy_from_slice(&sums[..height]),
+                                (Err(_), false) => add(result, sums),
+                            }
+                        }
+                    }
+                }
+                is_first = false;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add(result: &mut [f32], sums: &Left) {
+    result.iter_mut().zip(sums).for_each(|(result, sum)| *result += sum);
+}
+
+/// The part of `0..n` that is for `thread` of `n_threads`.
+fn share(n: usize, thread: c_int, n_threads: c_int) -> std::ops::Range<usize> {
+    let (thread, n_threads) = (thread as usize, n_threads as usize);
+    n * thread / n_threads..n * (thread + 1) / n_threads
+}
