@@ -232,7 +232,8 @@ fn rollouts_have_nearly_the_log_probabilities_that_the_learner_gives_them() {
     for (name, dtype, options, bound) in [
         ("f32, F32 keys", QuantType::F32, precise, 2e-5),
         ("f32, F16 keys", QuantType::F32, SessionOptions::default(), 5e-3),
-        ("q4_k_m, F32 keys", QuantType::Q4KM, precise, 0.02),
+        // The sampler rounds activations to 8 bits before it multiplies, the learner does not; random layers amplify it.
+        ("q4_k_m, F32 keys", QuantType::Q4KM, precise, 0.1),
         ("q4_k_m, F16 keys", QuantType::Q4KM, SessionOptions::default(), 0.1),
     ] {
         let mut scene = Scene::new(folder.path(), Family::Qwen3, dtype);
