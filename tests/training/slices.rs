@@ -75,11 +75,9 @@ fn a_step_rests_when_its_host_says_so_and_serves_others_meanwhile() {
     let held_out = dataset(bench.folder.path());
     let evaluation = trainer.evaluate(&held_out, &CancelToken::new(), &mut |_| {}).expect("nothing stops it");
     assert_eq!(evaluation.answers.len(), 3);
-    let done = loop {
-        match trainer.step_while(&mut || true, &mut |_| {}).expect("nothing stops it") {
-            Slice::StepDone(metrics) => break timeless(*metrics),
-            Slice::Pending(event) => panic!("nobody asked to rest at {event:?}"),
-        }
+    let done = match trainer.step_while(&mut || true, &mut |_| {}).expect("nothing stops it") {
+        Slice::StepDone(metrics) => timeless(*metrics),
+        Slice::Pending(event) => panic!("nobody asked to rest at {event:?}"),
     };
     assert_eq!((vec![done], trainer.adapter().weights), expected);
 }

@@ -36,13 +36,16 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
-/// Checks `backward`, the gradients of all operands for the gradient of `forward`'s result.
+/// The gradients of all operands for that of the result.
+type Backward<'a> = dyn Fn(&mut Graph, &[Tensor], Tensor) -> Vec<Tensor> + 'a;
+
+/// Checks `backward` against differences of `forward`.
 fn check(
     name: &str,
     backend: &mut Backend,
     shapes: &[&[usize]],
     forward: &dyn Fn(&mut Graph, &[Tensor]) -> Tensor,
-    backward: &dyn Fn(&mut Graph, &[Tensor], Tensor) -> Vec<Tensor>,
+    backward: &Backward<'_>,
 ) {
     let stored: Vec<Stored> = shapes
         .iter()
