@@ -5,6 +5,9 @@
 //! before the first gradient, so it comes in two steps: [`EntropyBand::plan`] over the batch, then
 //! [`BandPlan::coefficient`] for each sequence, to be added to the policy loss's dLoss/dlogprob.
 //!
+//! The mean is over tokens or over sequences, as the loss's. Where that divides by a fixed length
+//! ([`Average::Fixed`]) it is over tokens: nats over a fixed length are no entropy that a band could hold.
+//!
 //! Deviation: a task type without a sequence contributes nothing. The reference adds a constant 0.2 for it in token
 //! mode, and turns the whole loss to NaN in sequence mode.
 
@@ -66,8 +69,13 @@ impl EntropyBand {
             .needed("0 <= low <= high and a coefficient of at least 0, all finite"))
     }
 
-    /// Measures a whole batch: `sequences` has the task type and the log-probabilities of every response.
+    /// Measures a whole batch: `average` is the loss's, `sequences` has the task type and the log-probabilities of every
+    /// response.
     pub fn plan(&self, average: Average, sequences: &[(TaskType, &[f64])]) -> BandPlan {
+        let average = match average {
+            Average::Fixed { .. } => Average::Token,
+            Average::Token | Average::Seq => average,
+        };
         let mut members: BTreeMap<TaskType, Vec<&[f64]>> = BTreeMap::new();
         for &(task, logprobs) in sequences {
             members.entry(task).or_default().push(logprobs);

@@ -269,6 +269,24 @@ fn a_fixed_length_weighs_all_tokens_alike_whatever_the_responses() {
     assert!(loss.coefficients.iter().flatten().all(|slope| !differ(*slope, 1.0 / 20.0)), "{loss:?}");
 }
 
+/// Responses of a quarter of the fixed length: over that length, their 0.5 nats would be 0.125 and look too sure.
+#[test]
+fn an_entropy_band_is_in_nats_of_a_token_whatever_the_loss_is_the_mean_of() {
+    let band = EntropyBand::default();
+    let responses = |nats: f64| vec![vec![-nats; 3], vec![-nats; 5]];
+    for average in [Average::Token, Average::Seq, Average::Fixed { n_tokens: 16 }] {
+        for (nats, penalty, sign) in [(0.5, 0.0, 0.0), (0.1, 0.02 * 0.1, 1.0), (1.6, 0.02 * 1.0, -1.0)] {
+            let responses = responses(nats);
+            let sequences: Vec<_> = responses.iter().map(|logprobs| (TaskType::Ocr, logprobs.as_slice())).collect();
+            let plan = band.plan(average, &sequences);
+            assert!((plan.penalty - penalty).abs() < 1e-9, "{average:?}, {nats} nats: {}", plan.penalty);
+            let total: f64 = [3, 5].iter().map(|&n| n as f64 * plan.coefficient(TaskType::Ocr, n)).sum();
+            // All tokens together move the mean of -logprob by -1.
+            assert!((total - sign * 0.02).abs() < 1e-9, "{average:?}, {nats} nats: {total}");
+        }
+    }
+}
+
 #[test]
 fn options_out_of_range_are_refused() {
     let base = LossOptions::default();
