@@ -115,7 +115,7 @@ fn a_step_learns_and_reports() {
     assert_eq!((learned, metrics.n_groups, trainer.n_steps_done()), (2, 2, 1));
     assert_eq!(sampled as f64, metrics.length * 8.0);
     // The first update is on-policy: the ratio is 1 and nothing is clipped.
-    assert_eq!((metrics.old_kl, metrics.clip_high, metrics.clip_low), (0.0, 0.0, 0.0));
+    assert_eq!((metrics.old_kl, metrics.clipped, metrics.dual_clipped), (0.0, 0.0, 0.0));
     // F16 K/V and other kernels on one side, F32 on the other, over the same weights.
     assert!(metrics.logprob_gap.is_some_and(|gap| gap < 0.01), "{metrics:?}");
 }

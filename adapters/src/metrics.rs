@@ -59,10 +59,10 @@ pub struct StepMetrics {
     pub neg_logprob: Option<f64>,
     /// Mean entropy of the token distributions in nats.
     pub entropy: Option<f64>,
-    /// Share of tokens whose ratio was clipped.
-    pub clip_high: f64,
-    /// Share of tokens that the dual clip stopped.
-    pub clip_low: f64,
+    /// Share of tokens whose ratio was clipped, at either bound; the reference's `pg_clipfrac_higher`.
+    pub clipped: f64,
+    /// Share of tokens that the dual clip stopped; the reference's `pg_clipfrac_lower`.
+    pub dual_clipped: f64,
     /// Mean of `old_logprob - logprob`.
     pub old_kl: f64,
     /// Mean KL estimate against the base; 0 where there is no penalty.

@@ -368,7 +368,7 @@ fn numbers(metrics: &StepMetrics) -> String {
         metrics.accuracy,
         metrics.length,
         known(metrics.entropy, 2),
-        metrics.clip_high + metrics.clip_low,
+        metrics.clipped + metrics.dual_clipped,
         known(metrics.logprob_gap, 4),
     )
 }
@@ -440,7 +440,7 @@ mod tests {
             accuracy: 1.0,
             length: 4096.0,
             entropy: Some(10.25),
-            clip_high: 1.0,
+            clipped: 1.0,
             logprob_gap: Some(12.3456),
             tokens_per_second: 12345.0,
             ..StepMetrics::default()

@@ -144,10 +144,11 @@ pub struct Sequence<'a> {
 pub struct LossStats {
     /// Tokens that were counted.
     pub n_tokens: usize,
-    /// Tokens whose ratio was clipped against their advantage.
-    pub n_clipped_high: usize,
-    /// Tokens of negative advantage that the dual clip stopped.
-    pub n_clipped_low: usize,
+    /// Tokens whose ratio was clipped against their advantage, at either bound; the reference's `pg_clipfrac_higher`. With
+    /// CISPO, which keeps their gradient, those whose ratio was beyond a bound. SAPO clips none.
+    pub n_clipped: usize,
+    /// Tokens of negative advantage that the dual clip stopped; the reference's `pg_clipfrac_lower`.
+    pub n_dual_clipped: usize,
     /// Sum of `old_logprob - logprob`, clamped to ±20.
     pub sum_old_kl: f64,
     /// Sum of `-logprob`.
@@ -160,8 +161,8 @@ impl LossStats {
     /// Adds the sums of another part of the batch.
     pub fn add(&mut self, other: &LossStats) {
         self.n_tokens += other.n_tokens;
-        self.n_clipped_high += other.n_clipped_high;
-        self.n_clipped_low += other.n_clipped_low;
+        self.n_clipped += other.n_clipped;
+        self.n_dual_clipped += other.n_dual_clipped;
         self.sum_old_kl += other.sum_old_kl;
         self.sum_neg_logprob += other.sum_neg_logprob;
         self.sum_reference_kl += other.sum_reference_kl;
@@ -216,8 +217,8 @@ pub fn policy_loss(options: &LossOptions, batch: BatchSize, sequences: &[Sequenc
                 output.stats.sum_reference_kl += estimate;
             }
             coefficients.push(coefficient);
-            output.stats.n_clipped_high += usize::from(term.clipped_high);
-            output.stats.n_clipped_low += usize::from(term.clipped_low);
+            output.stats.n_clipped += usize::from(term.clipped);
+            output.stats.n_dual_clipped += usize::from(term.dual_clipped);
             output.stats.sum_old_kl -= clamped;
             output.stats.sum_neg_logprob -= logprob;
         }
@@ -251,33 +252,36 @@ fn clamp_log_ratio(drift: f64) -> f64 {
 struct Term {
     loss: f64,
     slope: f64,
-    clipped_high: bool,
-    clipped_low: bool,
+    clipped: bool,
+    dual_clipped: bool,
 }
 
 /// `log_ratio` is clamped; whether it `moves` with the token's log-probability stands beside it.
 fn token_term(options: &LossOptions, advantage: f64, logprob: f64, (log_ratio, moves): (f64, bool)) -> Term {
     let ratio = log_ratio.exp();
-    let clipped = ratio.clamp(1.0 - options.clip_low, 1.0 + options.clip_high);
+    let bounded = ratio.clamp(1.0 - options.clip_low, 1.0 + options.clip_high);
     let ratio_slope = if moves { ratio } else { 0.0 };
-    let unclipped_term = |loss, slope| Term { loss, slope, clipped_high: false, clipped_low: false };
     match options.objective {
-        Objective::Cispo => unclipped_term(-advantage * clipped * logprob, -advantage * clipped),
+        Objective::Cispo => {
+            let weight = -advantage * bounded;
+            Term { loss: weight * logprob, slope: weight, clipped: bounded != ratio, dual_clipped: false }
+        }
         Objective::Sapo { tau_positive, tau_negative } => {
             let tau = if advantage < 0.0 { tau_negative } else { tau_positive };
             let gate = 1.0 / (1.0 + (-tau * (ratio - 1.0)).exp());
-            unclipped_term(-advantage * 4.0 / tau * gate, -advantage * 4.0 * gate * (1.0 - gate) * ratio_slope)
+            let slope = -advantage * 4.0 * gate * (1.0 - gate) * ratio_slope;
+            Term { loss: -advantage * 4.0 / tau * gate, slope, clipped: false, dual_clipped: false }
         }
         Objective::Clipped | Objective::Gspo => {
-            let (free, bound) = (-advantage * ratio, -advantage * clipped);
-            let clipped_high = free < bound;
+            let (free, bound) = (-advantage * ratio, -advantage * bounded);
+            let clipped = free < bound;
             let loss = free.max(bound);
             let most = options.clip_dual.map_or(f64::INFINITY, |dual| -advantage * dual);
             if advantage < 0.0 && loss > most {
-                return Term { loss: most, slope: 0.0, clipped_high, clipped_low: true };
+                return Term { loss: most, slope: 0.0, clipped, dual_clipped: true };
             }
-            let slope = if clipped_high { 0.0 } else { -advantage * ratio_slope };
-            Term { loss, slope, clipped_high, clipped_low: false }
+            let slope = if clipped { 0.0 } else { -advantage * ratio_slope };
+            Term { loss, slope, clipped, dual_clipped: false }
         }
     }
 }

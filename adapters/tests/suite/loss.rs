@@ -111,7 +111,7 @@ fn policy_losses_and_gradients_match_the_reference() {
         let metric = |name: &str| expected["metrics"][name].as_f64();
         check("ppo_kl", got.stats.mean(got.stats.sum_old_kl), metric("ppo_kl").expect("a number"));
         for (name, n) in
-            [("pg_clipfrac_higher", got.stats.n_clipped_high), ("pg_clipfrac_lower", got.stats.n_clipped_low)]
+            [("pg_clipfrac_higher", got.stats.n_clipped), ("pg_clipfrac_lower", got.stats.n_dual_clipped)]
         {
             if let Some(expected) = metric(name) {
                 check(name, got.stats.mean(n as f64), expected);
@@ -256,7 +256,19 @@ fn one_ratio_for_a_sequence_is_clipped_as_a_whole() {
     assert!(near(loss.loss, -(ratio + 1.1) / 2.0), "{loss:?}");
     assert!(loss.coefficients[0].iter().all(|slope| near(*slope, -ratio / 4.0)), "{loss:?}");
     assert_eq!(loss.coefficients[1], [0.0, 0.0]);
-    assert_eq!(loss.stats.n_clipped_high, 2);
+    assert_eq!(loss.stats.n_clipped, 2);
+}
+
+/// CISPO bounds a weight and not the gradient, whatever the sign of the advantage.
+#[test]
+fn ratios_beyond_the_bounds_of_cispo_are_counted() {
+    let options = LossOptions { clip_low: 0.5, clip_high: 1.0, ..Method::Cispo.parts(7).1 };
+    let old = vec![vec![-1.0, -1.0, -1.0], vec![-1.0, -1.0, -1.0]];
+    // Ratios of about 2.5, 1.1 and 0.4.
+    let logprobs = vec![vec![-0.1, -0.9, -2.0]; 2];
+    let loss = evaluate(&options, &Batch { logprobs, old, advantages: vec![1.0, -1.0] });
+    assert_eq!((loss.stats.n_clipped, loss.stats.n_dual_clipped), (4, 0));
+    assert!(loss.coefficients.iter().flatten().all(|slope| *slope != 0.0), "{loss:?}");
 }
 
 #[test]
