@@ -33,6 +33,19 @@ impl Reward for Letters {
     }
 }
 
+/// Nobody is ever right.
+struct Never;
+
+impl Reward for Never {
+    fn name(&self) -> &str {
+        "never"
+    }
+
+    fn score(&self, _response: &str, _sample: &Sample) -> RewardParts {
+        RewardParts::default()
+    }
+}
+
 const QUESTIONS: &str = r#"{"problem":"one?","answer":"1","problem_type":"numerical","task_type":"math_reasoning","data_type":"image"}
 {"problem":"and two?","answer":"2","problem_type":"numerical","task_type":"math_reasoning","data_type":"image"}
 {"problem":"read: owl","answer":"owl","problem_type":"ocr","task_type":"ocr","data_type":"image"}
@@ -256,6 +269,31 @@ fn an_activated_run_resumes_as_what_it_is() {
 }
 
 #[test]
+fn a_run_that_begins_with_an_adapter_is_one_of_its_shape() {
+    let bench = Bench::new();
+    let shape = LoraConfig { rank: 3, alpha: 6.0, ..LoraConfig::default() };
+    let start = bench.trainer(TrainerOptions { lora: shape, ..options() }).adapter().weights;
+    let begin = |alpha: f32| {
+        let mut weights = start.clone();
+        weights.config.alpha = alpha;
+        let mut trainer = bench.trainer(options());
+        trainer.start_from(weights).expect("an adapter of the same model");
+        trainer
+    };
+    let mut first = begin(6.0);
+    assert_eq!(first.options().lora, start.config);
+    step(&mut first);
+    let config = first.adapter().provenance.expect("our own file").config;
+    let config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+    assert_eq!((&config["options"]["lora"]["rank"], &config["options"]["lora"]["alpha"]), (&3.into(), &6.0.into()));
+
+    let store = CheckpointStore::open(&bench.folder.path().join("checkpoints"), 2).expect("a writable folder");
+    first.checkpoint(&store, 5).expect("a writable folder");
+    assert_eq!(begin(6.0).resume(&store).expect("the same run").metrics_bytes, Some(5));
+    assert_eq!(begin(12.0).resume(&store).expect_err("twice as strong").kind(), ErrorKind::Mismatch);
+}
+
+#[test]
 fn every_shaping_option_reaches_the_update() {
     let bench = Bench::new();
     let plain = {
@@ -275,26 +313,43 @@ fn every_shaping_option_reaches_the_update() {
         assert!(metrics.applied, "{name}");
         assert_ne!(bench.adapter(&trainer), plain, "{name}");
     }
-    // The policy is its own reference until the first update; from then on the penalty counts.
-    let loss = LossOptions { kl: Some(KlPenalty::default()), ..LossOptions::default() };
-    let mut trainer = bench.trainer(TrainerOptions { loss, ..options() });
-    assert!(step(&mut trainer).reference_kl.abs() < 1e-9);
-    assert!(step(&mut trainer).reference_kl > 0.0);
+}
+
+#[test]
+fn a_penalty_holds_the_policy_near_the_base() {
+    let bench = Bench::new();
+    let run = |kl: Option<f64>| {
+        let kl = kl.map(|coefficient| KlPenalty { coefficient, ..KlPenalty::default() });
+        let loss = LossOptions { kl, ..LossOptions::default() };
+        let mut trainer = bench.trainer(TrainerOptions { loss, n_steps: 6, ..options() });
+        let divergences: Vec<_> = (0..6).map(|_| step(&mut trainer).reference_kl).collect();
+        (divergences, trainer.adapter().weights)
+    };
+    let ((_, unmeasured), (free, measured), (held, _)) = (run(None), run(Some(0.0)), run(Some(100.0)));
+    assert_eq!(free[0], 0.0, "the policy is its own reference until the first update");
+    let sum = |divergences: &[f64]| divergences.iter().sum::<f64>();
+    assert!(sum(&free) > 0.0 && sum(&held) < 0.7 * sum(&free), "{held:?} with a penalty, {free:?} without");
+    assert_eq!(measured, unmeasured, "a weight of 0 only measures");
+}
+
+#[test]
+fn a_bonus_for_entropy_raises_it() {
+    let bench = Bench::new();
+    // All rewards are alike, so nothing else moves the policy.
+    let run = |entropy_bonus: f64| {
+        let options = TrainerOptions { entropy_bonus, prompts_per_step: 3, n_steps: 6, ..options() };
+        let data = dataset(bench.folder.path());
+        let mut trainer = Trainer::new(&bench.model, data, Arc::new(Never), options).expect("good options");
+        let entropies: Vec<_> = (0..6).filter_map(|_| step(&mut trainer).entropy).collect();
+        (entropies, largest_b(&trainer))
+    };
+    assert_eq!(run(0.0).1, 0.0);
+    let (entropies, _) = run(1.0);
+    assert!(entropies.len() == 6 && entropies[5] > entropies[0] + 0.3, "{entropies:?}");
 }
 
 #[test]
 fn groups_without_a_difference_are_replaced_and_then_left_out() {
-    /// Nobody is ever right.
-    struct Never;
-    impl Reward for Never {
-        fn name(&self) -> &str {
-            "never"
-        }
-
-        fn score(&self, _response: &str, _sample: &Sample) -> RewardParts {
-            RewardParts::default()
-        }
-    }
     let bench = Bench::new();
     let options = TrainerOptions { filter: Some(owlet::GroupFilter::default()), ..options() };
     let mut trainer =

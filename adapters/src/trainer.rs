@@ -131,8 +131,8 @@ impl Trainer {
     }
 
     /// Begins with `weights`, such as a warm start, instead of a fresh adapter; to be called before the first step and before
-    /// [`Trainer::resume`]. Rank, strength and place are theirs, whatever the options say. The reference policy of a KL
-    /// penalty is the base without them.
+    /// [`Trainer::resume`]. Rank, strength and place are theirs and replace [`TrainerOptions::lora`]; for a memory budget that
+    /// counts them, make the trainer with these options too. The reference policy of a KL penalty is the base without them.
     ///
     /// # Errors
     /// `Mismatch` if they are of another model; those of adapters that llama.cpp cannot load.
@@ -145,6 +145,7 @@ impl Trainer {
         sample_with(&self.model, &mut self.sessions, &weights)?;
         self.optimizer = AdamW::new(self.options.optimizer, &weights);
         self.start = Some(weights.hash());
+        Arc::make_mut(&mut self.options).lora = weights.config.clone();
         self.weights = Arc::new(weights);
         Ok(())
     }
