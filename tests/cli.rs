@@ -274,6 +274,10 @@ fn adapt_refuses_bad_data_and_arguments_before_it_trains() {
         with(&["--data", "data.jsonl", "--group-size", "1"], &["group_size", "2..=256"]),
         with(&["--data", "data.jsonl", "--rank", "0"], &["rank"]),
         with(&["--data", "data.jsonl", "--targets", "q,x"], &["x"]),
+        with(&["--data", "data.jsonl", "--length-weight", "0.2"], &["--length-envelope"]),
+        with(&["--data", "data.jsonl", "--kl-estimator", "k2"], &["--kl-weight"]),
+        with(&["--data", "data.jsonl", "--method", "sapo", "--clip-low", "0.1"], &["--clip-low", "sapo"]),
+        with(&["--data", "data.jsonl", "--prefix-cache", "kept"], &["--prefix-cache", "--lora-mode activated"]),
         with(&["--data", "data.jsonl", "--lora-mode", "half"], &["half", "full", "activated"]),
     ];
     let mut cases: Vec<Refusal<'_>> =

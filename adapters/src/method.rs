@@ -14,6 +14,10 @@
 //! | `cispo` | as `grpo` | token, held constant | none, 4 | tokens | arXiv 2506.13585; the bound of 5 is ScaleRL's, arXiv 2510.13786 |
 //! | `sapo` | as `grpo` | token, soft gate | none | sequences | arXiv 2511.20347 |
 //!
+//! Ratio and clips say what happens when the policy has left the one that sampled. With one update a step
+//! ([`TrainerOptions::updates_per_step`], the default) it has not: every ratio is 1, no clip or gate acts, and the gradients of
+//! `grpo`, `gspo` and `sapo` are the same, as are those of `dapo` and `cispo`.
+//!
 //! KL penalties are apart from that ([`crate::loss::LossOptions::kl`], none by default): of these papers only GRPO's has
 //! one, of 0.04. So are DAPO's other parts: dynamic sampling is [`TrainerOptions::filter`], which is on by default for every
 //! method, and soft overlong punishment a length envelope.
@@ -21,6 +25,7 @@
 //! [`TrainerOptions::estimator`]: crate::options::TrainerOptions::estimator
 //! [`TrainerOptions::loss`]: crate::options::TrainerOptions::loss
 //! [`TrainerOptions::filter`]: crate::options::TrainerOptions::filter
+//! [`TrainerOptions::updates_per_step`]: crate::options::TrainerOptions::updates_per_step
 
 use std::{fmt, str::FromStr};
 
@@ -69,6 +74,16 @@ impl Method {
             Self::Gspo => "gspo",
             Self::Cispo => "cispo",
             Self::Sapo => "sapo",
+        }
+    }
+
+    /// The method that `objective` was published with; of the clipped one, the default.
+    pub fn of_objective(objective: Objective) -> Self {
+        match objective {
+            Objective::Clipped => Self::G2rpo,
+            Objective::Gspo => Self::Gspo,
+            Objective::Cispo => Self::Cispo,
+            Objective::Sapo { .. } => Self::Sapo,
         }
     }
 

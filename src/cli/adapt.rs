@@ -1,13 +1,11 @@
-//! `owlet adapt`: teaches a model by G2RPO; before and after, it is asked on held-out data.
+//! `owlet adapt`: teaches a model from answers that can be checked; before and after, it is asked on held-out data.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use owlet::{
-    EntropyBand, ErrorKind, Estimator, Evaluation, Interval, KlPenalty, LengthEnvelope, LossOptions, Method, Objective,
-    Precision, Score, StepMetrics, TaskType, Trainer, TrainerOptions, VerifiableReward,
-    loss::{Average, KlEstimate},
-    reward::Composition,
+    EntropyBand, ErrorKind, Evaluation, Interval, LengthEnvelope, LoraWeights, Precision, Score, StepMetrics, TaskType,
+    Trainer, TrainerOptions, VerifiableReward, reward::Composition,
 };
 use serde::Serialize;
 
@@ -15,12 +13,13 @@ use super::{
     adapter::{LoraArgs, ScheduleArgs},
     failure::{Result, Teach as _},
     interrupt,
+    method::MethodArgs,
     model::ModelArgs,
     output::{Output, ensure_distinct, ensure_writable},
     training::{Before, CONTEXT_HINT, CheckpointPace, RunFolder, ask, open_dataset, open_store, results_table, train},
 };
 
-/// Train a LoRA adapter over a quantized model by G2RPO, from answers that can be checked
+/// Train a LoRA adapter over a quantized model from answers that can be checked, by G2RPO or another `--method`
 #[derive(Args, Debug)]
 pub(crate) struct AdaptArgs {
     #[command(flatten)]
@@ -95,7 +94,7 @@ struct StepArgs {
     /// Most memory of the run beside the mapped weights, such as 1GiB; slower where it is short [default: no limit]
     #[arg(long, value_name = "BYTES", value_parser = super::plan::parse_bytes)]
     memory_budget: Option<usize>,
-    /// Updates of the adapter a step, each from its share of the questions
+    /// Updates of the adapter a step, each from its share of the questions; clips of ratios act from the second on
     #[arg(long, default_value_t = 1, value_name = "N")]
     updates_per_step: usize,
     /// Text behind every question [default: think first, then answer, in tags]
@@ -106,60 +105,6 @@ struct StepArgs {
     seed: u64,
 }
 
-/// What the adapter is moved by. All but the method change one part of it.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Method")]
-struct MethodArgs {
-    /// Advantages and loss as published: g2rpo, g2rpo_group, grpo, dr_grpo, dapo, gspo, cispo or sapo
-    #[arg(long, default_value_t = Method::default(), value_name = "NAME")]
-    method: Method,
-    /// Rewards to advantages: g2rpo, g2rpo_group, grpo, dr_grpo or rloo [default: the method's]
-    #[arg(long, value_name = "NAME")]
-    estimator: Option<Estimator>,
-    /// What limits an update: clipped, gspo, cispo or sapo [default: the method's]
-    #[arg(long, value_name = "NAME")]
-    loss: Option<Objective>,
-    /// What the loss is the mean of: token, seq or fixed, the longest answer [default: the method's]
-    #[arg(long, value_name = "NAME", value_parser = ["token", "seq", "fixed"])]
-    average: Option<String>,
-    /// Clip the ratio of new to old probability below 1 - this; 1 is no clip [default: the method's]
-    #[arg(long, value_name = "0..1")]
-    clip_low: Option<f64>,
-    /// Clip it above 1 + this [default: the method's]
-    #[arg(long, value_name = "NUMBER")]
-    clip_high: Option<f64>,
-    /// Limit the loss of a bad answer to this times its advantage; 0 is no limit [default: the method's]
-    #[arg(long, value_name = "0|ABOVE 1")]
-    clip_dual: Option<f64>,
-    /// Weight of a penalty for leaving the untrained model, such as 0.01; 0 only measures it [default: none]
-    #[arg(long, value_name = "WEIGHT")]
-    kl_weight: Option<f64>,
-    /// How that is estimated: k1, abs, k2 or k3
-    #[arg(long, default_value_t = KlEstimate::default(), value_name = "NAME")]
-    kl_estimator: KlEstimate,
-}
-
-impl MethodArgs {
-    fn parts(&self, max_new_tokens: usize) -> (Estimator, LossOptions) {
-        let (estimator, loss) = self.method.parts(max_new_tokens);
-        let average = match self.average.as_deref() {
-            Some("token") => Average::Token,
-            Some("seq") => Average::Seq,
-            Some(_) => Average::Fixed { n_tokens: max_new_tokens },
-            None => loss.average,
-        };
-        let loss = LossOptions {
-            objective: self.loss.unwrap_or(loss.objective),
-            clip_low: self.clip_low.unwrap_or(loss.clip_low),
-            clip_high: self.clip_high.unwrap_or(loss.clip_high),
-            clip_dual: self.clip_dual.map_or(loss.clip_dual, |dual| (dual != 0.0).then_some(dual)),
-            average,
-            kl: self.kl_weight.map(|coefficient| KlPenalty { coefficient, estimate: self.kl_estimator }),
-        };
-        (self.estimator.unwrap_or(estimator), loss)
-    }
-}
-
 /// What shapes reward and loss beyond right and wrong.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Shaping")]
@@ -168,7 +113,7 @@ struct ShapingArgs {
     #[arg(long = "length-envelope", value_name = "TASK_TYPE=A,B,C,D", value_parser = parse_envelope)]
     envelopes: Vec<(TaskType, LengthEnvelope)>,
     /// Share of the reward that length has where there is an envelope
-    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+    #[arg(long, default_value_t = 0.1, requires = "envelopes", value_name = "SHARE")]
     length_weight: f64,
     /// Hold every task type's mean -logprob between two numbers of nats, such as 0.2,0.6
     #[arg(long, value_name = "LOW,HIGH", value_parser = parse_band)]
@@ -220,7 +165,14 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
     let held_out = args.eval.as_deref().map(open_dataset).transpose()?;
     let model = args.model.load()?;
     let start = args.lora.start()?;
-    let mut trainer = Trainer::new(&model, data, Arc::new(VerifiableReward), args.trainer_options())
+    let options = args.trainer_options(start.as_ref())?;
+    if let Some(idle) = args.method.idle(options.updates_per_step) {
+        output.say(format_args!(
+            "warning: without effect: {idle}; new and old probabilities differ from the second update of a step on, \
+             and --updates-per-step is 1"
+        ));
+    }
+    let mut trainer = Trainer::new(&model, data, Arc::new(VerifiableReward), options)
         .hint(ErrorKind::ContextOverflow, CONTEXT_HINT)?;
     if let Some(start) = start {
         trainer.start_from(start)?;
@@ -261,10 +213,10 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
 }
 
 impl AdaptArgs {
-    fn trainer_options(&self) -> TrainerOptions {
-        let (estimator, loss) = self.method.parts(self.steps.max_tokens);
+    fn trainer_options(&self, start: Option<&LoraWeights>) -> Result<TrainerOptions> {
+        let (estimator, loss) = self.method.parts(self.steps.max_tokens)?;
         let defaults = TrainerOptions::default();
-        TrainerOptions {
+        Ok(TrainerOptions {
             seed: self.steps.seed,
             n_steps: self.steps.steps,
             prompts_per_step: self.steps.prompts_per_step,
@@ -286,13 +238,13 @@ impl AdaptArgs {
                 envelopes: self.shaping.envelopes.iter().copied().collect(),
                 ..defaults.reward
             },
-            lora: self.lora.config(),
+            lora: start.map_or_else(|| self.lora.config(), |start| start.config.clone()),
             schedule: self.steps.schedule.schedule(),
             memory_budget: self.steps.memory_budget,
             n_threads: self.model.threads,
             prefix_cache: self.lora.prefix_cache(),
             ..defaults
-        }
+        })
     }
 }
 

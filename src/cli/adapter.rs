@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use owlet::{AdapterFile, Decay, LayerRange, LoraConfig, LoraMode, LoraWeights, PrefixCacheOptions, Schedule, Target};
 
-use super::failure::Result;
+use super::failure::{Failure, Result};
 
 /// The learning rate of each step.
 #[derive(Args, Debug)]
@@ -79,8 +79,19 @@ impl LoraArgs {
     }
 
     /// The adapter to go on from.
+    ///
+    /// # Errors
+    /// Those of the file; `InvalidInput` for a prefix cache where the adapter that is trained has no use for it.
     pub(crate) fn start(&self) -> Result<Option<LoraWeights>> {
-        Ok(self.from.as_deref().map(AdapterFile::open).transpose()?.map(|file| file.weights))
+        let start = self.from.as_deref().map(AdapterFile::open).transpose()?.map(|file| file.weights);
+        let mode = start.as_ref().map_or_else(|| self.config().mode, |start| start.config.mode.clone());
+        match &self.prefix_cache {
+            Some(directory) if mode == LoraMode::Full => {
+                let got = format!("--prefix-cache {}", directory.display());
+                Err(Failure::argument("option without effect", got, "an activated adapter: `--lora-mode activated`"))
+            }
+            _ => Ok(start),
+        }
     }
 
     /// The file of that adapter.

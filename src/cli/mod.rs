@@ -13,6 +13,7 @@ mod demo;
 mod draw;
 mod failure;
 mod interrupt;
+mod method;
 mod model;
 mod output;
 mod plan;

@@ -110,8 +110,7 @@ fn policy_losses_and_gradients_match_the_reference() {
         }
         let metric = |name: &str| expected["metrics"][name].as_f64();
         check("ppo_kl", got.stats.mean(got.stats.sum_old_kl), metric("ppo_kl").expect("a number"));
-        for (name, n) in
-            [("pg_clipfrac_higher", got.stats.n_clipped), ("pg_clipfrac_lower", got.stats.n_dual_clipped)]
+        for (name, n) in [("pg_clipfrac_higher", got.stats.n_clipped), ("pg_clipfrac_lower", got.stats.n_dual_clipped)]
         {
             if let Some(expected) = metric(name) {
                 check(name, got.stats.mean(n as f64), expected);
@@ -257,6 +256,21 @@ fn one_ratio_for_a_sequence_is_clipped_as_a_whole() {
     assert!(loss.coefficients[0].iter().all(|slope| near(*slope, -ratio / 4.0)), "{loss:?}");
     assert_eq!(loss.coefficients[1], [0.0, 0.0]);
     assert_eq!(loss.stats.n_clipped, 2);
+}
+
+/// One update a step: the methods differ in what they do about ratios other than 1.
+#[test]
+fn where_nothing_was_updated_the_ratio_makes_no_difference() {
+    let Batch { logprobs, advantages, .. } = random_batch();
+    let batch = Batch { old: logprobs.clone(), logprobs, advantages };
+    let gradient = |method: Method| evaluate(&method.parts(7).1, &batch).coefficients.concat();
+    for (method, others) in [(Method::Grpo, vec![Method::Gspo, Method::Sapo]), (Method::Dapo, vec![Method::Cispo])] {
+        for other in others {
+            let (one, two) = (gradient(method), gradient(other));
+            assert!(one.iter().zip(&two).all(|(one, two)| !differ(*two, *one)), "{method} {one:?}, {other} {two:?}");
+        }
+    }
+    assert_ne!(gradient(Method::Grpo), gradient(Method::Dapo), "the mean does");
 }
 
 /// CISPO bounds a weight and not the gradient, whatever the sign of the advantage.
