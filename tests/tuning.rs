@@ -100,7 +100,7 @@ fn given_responses_become_likely() {
     let bench = Bench::new();
     let n_steps = 25;
     let mut tuner = bench.tuner(TuneOptions { n_steps, ..options(TuneObjective::Likelihood) });
-    let losses: Vec<f64> = (0..n_steps).map(|_| step(&mut tuner).loss).collect();
+    let losses: Vec<f64> = (0..n_steps).map(|_| step(&mut tuner).loss.expect("finite")).collect();
     assert!(losses[24] < 0.6 * losses[0], "{losses:?}");
     let (before, after) = change(&mut tuner, &bench.data(), Quantity::NegLogprob);
     assert!(after < 0.6 * before, "from {before} to {after}");
@@ -160,7 +160,15 @@ fn a_run_can_begin_with_an_adapter() {
     second.start_from(start.clone()).expect("an adapter of the same model");
     let likelihood = |tuner: &mut Tuner| change(tuner, &bench.data(), Quantity::NegLogprob).1;
     assert_eq!(likelihood(&mut second), likelihood(&mut first));
+    let fits = |tuner: &mut Tuner| {
+        [Who::Base, Who::Start, Who::Adapted]
+            .map(|who| tuner.fit(&bench.data(), who, &CancelToken::new(), &mut |_| {}).expect("nothing stops it"))
+    };
+    let [base, started, adapted] = fits(&mut second);
+    assert!(started == adapted && started != base, "the run begins with the adapter");
     step(&mut second);
+    assert_eq!(fits(&mut second)[1], started);
+    assert_eq!(fits(&mut first)[1], base, "a fresh adapter is none");
 
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = CheckpointStore::open(folder.path(), 2).expect("a writable folder");
@@ -189,13 +197,73 @@ fn what_does_not_fit_is_refused() {
     let layers = Some(LayerRange { first: 1, last: 2 });
     let lora = LoraConfig { layers, ..LoraConfig::default() };
     assert_eq!(new(None, TuneOptions { lora, ..likelihood() }), ErrorKind::Mismatch);
-    for options in
-        [TuneOptions { max_response_tokens: 3, ..likelihood() }, TuneOptions { max_prompt_tokens: 3, ..likelihood() }]
-    {
-        let error = bench.tuner(options).step(&CancelToken::new(), &mut |_| {}).expect_err("too long");
-        assert_eq!(error.kind(), ErrorKind::ContextOverflow);
-        assert!(error.to_string().contains("data.jsonl:"), "{error}");
+    let too_long = [
+        (TuneOptions { max_response_tokens: 30, ..likelihood() }, ErrorKind::Limit, "data.jsonl:1"),
+        (TuneOptions { max_prompt_tokens: 60, ..likelihood() }, ErrorKind::ContextOverflow, "data.jsonl:3"),
+    ];
+    for (options, kind, place) in too_long {
+        let error = Tuner::new(&bench.packed, None, bench.data(), options).map(drop).expect_err("too long");
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(place), "{error}");
     }
+}
+
+#[test]
+fn limits_that_nothing_is_cut_to_may_change_when_a_run_is_resumed() {
+    let bench = Bench::new();
+    let given = || options(TuneObjective::Likelihood);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = CheckpointStore::open(folder.path(), 2).expect("a writable folder");
+    bench.tuner(given()).checkpoint(&store, 0).expect("a writable folder");
+    let wider =
+        TuneOptions { n_steps: 9, max_prompt_tokens: 100, max_response_tokens: 100, max_skipped_updates: 2, ..given() };
+    assert_eq!(bench.tuner(wider).resume(&store).expect("the same run").metrics_bytes, Some(0));
+    let cut = || TuneOptions { max_response_tokens: 8, ..options(DISTILL) };
+    bench.tuner(cut()).checkpoint(&store, 0).expect("a writable folder");
+    let mut longer = bench.tuner(TuneOptions { max_response_tokens: 9, ..cut() });
+    assert_eq!(longer.resume(&store).expect_err("other answers").kind(), ErrorKind::Mismatch);
+}
+
+#[test]
+fn updates_that_are_not_finite_are_skipped_until_the_run_counts_as_diverged() {
+    let bench = Bench::new();
+    let options = || TuneOptions { max_skipped_updates: 3, ..options(TuneObjective::Likelihood) };
+    let broken = || {
+        let mut tuner = bench.tuner(options());
+        let mut weights = tuner.adapter().weights;
+        weights.tensors_mut().for_each(|tensor| tensor.fill(f32::NAN));
+        tuner.start_from(weights).expect("an adapter of the same model");
+        tuner
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = CheckpointStore::open(folder.path(), 2).expect("a writable folder");
+    let mut tuner = broken();
+    for _ in 0..2 {
+        let metrics = step(&mut tuner);
+        assert!(!metrics.applied && metrics.loss.is_none() && metrics.grad_norm.is_none(), "{metrics:?}");
+        let line = serde_json::to_string(&metrics).expect("numbers");
+        assert_eq!(serde_json::from_str::<TuneMetrics>(&line).expect("its own words"), metrics);
+    }
+    let diverged = |tuner: &mut Tuner| tuner.step(&CancelToken::new(), &mut |_| {}).expect_err("diverged").kind();
+    assert_eq!((diverged(&mut tuner), tuner.n_steps_done()), (ErrorKind::Diverged, 2));
+    tuner.checkpoint(&store, 0).expect("a writable folder");
+    let mut resumed = broken();
+    resumed.resume(&store).expect("the same run");
+    assert_eq!(diverged(&mut resumed), ErrorKind::Diverged, "a resumed run counts on");
+}
+
+#[test]
+fn a_teacher_with_another_chat_template_is_refused() {
+    let bench = Bench::new();
+    let mut other = tiny::model();
+    other.set("tokenizer.chat_template", "{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = other.write(&folder.path().join("other.gguf"));
+    let other = Model::load(path, &ModelOptions { n_threads: 1, ..ModelOptions::default() }).expect("loads");
+    let error = Tuner::new(&bench.packed, Some(&other), bench.data(), options(DISTILL)).map(drop);
+    let error = error.expect_err("another prompt");
+    assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+    assert!(error.to_string().contains("chat template"), "{error}");
 }
 
 fn owlet(folder: &Path, arguments: &[&str]) -> Output {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use owlet::{Responses, TuneObjective, Tuner};
+use owlet::{Responses, TuneObjective};
 
 use super::{
     failure::Result,
@@ -15,7 +15,8 @@ use super::{
 
 /// Train a LoRA adapter on given responses: a warm start before `owlet adapt`
 ///
-/// A response is the field `response` (or `completion`) of a row, or else its answer in tags.
+/// A response is the field `response` (or `completion`) of a row, or else its bare answer in tags, which teaches a model not
+/// to think.
 #[derive(Args, Debug)]
 pub(crate) struct TuneArgs {
     #[command(flatten)]
@@ -30,8 +31,9 @@ pub(crate) fn run(args: &TuneArgs, output: Output) -> Result<()> {
     args.tuning.ensure_files(&[args.eval.as_deref()])?;
     let data = open_dataset(&args.tuning.data)?;
     let held_out = args.eval.as_deref().map(open_dataset).transpose()?;
+    args.tuning.warn_of_data(&data, held_out.as_ref(), true, output);
     let model = args.tuning.model.load()?;
     let options = args.tuning.options(TuneObjective::Likelihood, Responses::Given);
-    let tuner = Tuner::new(&model, None, data, options)?;
+    let tuner = args.tuning.tuner(&model, None, data, options)?;
     run_tuning(&args.tuning, tuner, held_out.as_ref(), &cancel, output)
 }

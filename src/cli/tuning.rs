@@ -8,8 +8,8 @@ use std::{
 
 use clap::Args;
 use owlet::{
-    CancelToken, CheckpointStore, Dataset, Fit, Precision, Responses, Resumed, TuneEvent, TuneMetrics, TuneObjective,
-    TuneOptions, Tuner, Who,
+    CancelToken, CheckpointStore, Dataset, ErrorKind, Fit, Model, Precision, Responses, Resumed, TuneEvent,
+    TuneMetrics, TuneObjective, TuneOptions, Tuner, Who,
     loss::Average,
     tune::{FitChange, Quantity},
 };
@@ -17,10 +17,10 @@ use serde::Serialize;
 
 use super::{
     adapter::{LoraArgs, ScheduleArgs},
-    failure::Result,
+    failure::{Result, Teach},
     model::ModelArgs,
     output::{Output, ensure_distinct, ensure_writable, table},
-    training::{CheckpointPace, Resumable, RunFolder, open_store, stopped},
+    training::{CONTEXT_HINT, CheckpointPace, Resumable, RunFolder, open_store, stopped},
 };
 
 /// Arguments of supervised training.
@@ -86,6 +86,8 @@ struct StepArgs {
 struct Report {
     adapter: PathBuf,
     n_steps: u64,
+    /// Updates that this process skipped because loss or gradients were not finite.
+    n_skipped: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_step: Option<TuneMetrics>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -185,9 +187,43 @@ impl TuningArgs {
         ensure_writable(&self.out)
     }
 
+    /// The tuner, and help where a sample is too long for it.
+    pub(crate) fn tuner(
+        &self,
+        model: &Model,
+        teacher: Option<&Model>,
+        data: Dataset,
+        options: TuneOptions,
+    ) -> Result<Tuner> {
+        with_length_hints(Tuner::new(model, teacher, data, options))
+    }
+
+    /// Warns of data that seldom does what its user wants: answers without the thinking that questions ask for, and
+    /// held-out samples that are trained on.
+    pub(crate) fn warn_of_data(&self, data: &Dataset, held_out: Option<&Dataset>, learns_given: bool, output: Output) {
+        let suffix = self.steps.suffix.clone().unwrap_or_else(|| TuneOptions::default().suffix);
+        let n_bare = data.samples().iter().filter(|sample| sample.response.is_none()).count();
+        if learns_given && n_bare > 0 && suffix.contains("<thinking>") {
+            output.say(format_args!(
+                "warning: {n_bare} of {} rows have no `response`: their bare answers are learned, though the questions ask \
+                 for thinking first\nhint: give every row a `response`, or name another `--suffix`",
+                data.len()
+            ));
+        }
+        if held_out.is_some_and(|held_out| held_out.hash() == data.hash()) {
+            output.say(
+                "warning: `--eval` has the samples of `--data`: what they show is not how well others are predicted",
+            );
+        }
+    }
+
     fn directory(&self) -> PathBuf {
         self.checkpoint_dir.clone().unwrap_or_else(|| self.out.with_extension("checkpoints"))
     }
+}
+
+fn with_length_hints<T>(result: owlet::Result<T>) -> Result<T> {
+    result.hint(ErrorKind::ContextOverflow, CONTEXT_HINT).hint(ErrorKind::Limit, "raise `--max-tokens`")
 }
 
 /// Trains, writes the adapter and reports.
@@ -205,14 +241,14 @@ pub(crate) fn run_tuning(
     let store = open_store(&directory, args.resume)?;
     let pace = CheckpointPace { n_steps: args.checkpoint_every, time: Duration::MAX };
     let mut folder = RunFolder::open(store, &mut tuner, args.resume, pace, output)?;
-    let before = held_out.map(|data| compare(&mut tuner, data, Who::Base, cancel, output)).transpose()?;
-    let last_step = train(&mut tuner, &mut folder, cancel, output)?;
+    let before = held_out.map(|data| compare(&mut tuner, data, Who::Start, cancel, output)).transpose()?;
+    let (last_step, n_skipped) = train(&mut tuner, &mut folder, cancel, output)?;
     tuner.adapter().write(&args.out, Precision::F32)?;
     let after = held_out.map(|data| compare(&mut tuner, data, Who::Adapted, cancel, output)).transpose()?;
     let held_out = before.zip(after).map(|(before, after)| HeldOut::of(&before, &after));
     if args.json {
         let (adapter, n_steps) = (args.out.clone(), tuner.n_steps_done());
-        return output.json(&Report { adapter, n_steps, last_step, held_out });
+        return output.json(&Report { adapter, n_steps, n_skipped, last_step, held_out });
     }
     if let Some(held_out) = held_out {
         output.say(held_out.table().trim_end());
@@ -223,26 +259,26 @@ pub(crate) fn run_tuning(
 /// How well held-out responses are predicted.
 fn compare(tuner: &mut Tuner, data: &Dataset, who: Who, cancel: &CancelToken, output: Output) -> Result<Fit> {
     let when = match who {
-        Who::Base => "held out, before",
+        Who::Base | Who::Start => "held out, before",
         Who::Adapted => "held out, after",
     };
     let bar = output.progress(data.len() as u64, "responses").with_message(when);
     let fit = tuner.fit(data, who, cancel, &mut |n_done| bar.set_position(n_done as u64));
     bar.finish_and_clear();
-    Ok(fit?)
+    with_length_hints(fit)
 }
 
-/// Trains to the last step; gives the metrics of the last one that this process took.
+/// Trains to the last step; gives the metrics of the last one that this process took, and how many updates it skipped.
 fn train(
     tuner: &mut Tuner,
     folder: &mut RunFolder,
     cancel: &CancelToken,
     output: Output,
-) -> Result<Option<TuneMetrics>> {
+) -> Result<(Option<TuneMetrics>, usize)> {
     let n_steps = tuner.options().n_steps;
     let bar = output.step_progress(n_steps);
     bar.set_position(tuner.n_steps_done());
-    let mut last = None;
+    let (mut last, mut n_skipped) = (None, 0);
     while tuner.n_steps_done() < n_steps {
         let step = tuner.step(cancel, &mut |event| {
             bar.set_prefix(match event {
@@ -259,6 +295,11 @@ fn train(
         };
         folder.after_step(tuner, &metrics, n_steps)?;
         let n_done = tuner.n_steps_done();
+        if !metrics.applied {
+            n_skipped += 1;
+            let warning = format!("warning: step {n_done}: gradients were not finite; the adapter stays as it was");
+            bar.suspend(|| output.say(warning));
+        }
         bar.set_position(n_done);
         if bar.is_hidden() {
             output.say(format_args!("step {n_done}/{n_steps}  {}", numbers(&metrics)));
@@ -268,15 +309,18 @@ fn train(
         last = Some(metrics);
     }
     bar.finish_and_clear();
-    Ok(last)
+    Ok((last, n_skipped))
 }
 
 /// The numbers of a step in less than 80 columns.
 fn numbers(metrics: &TuneMetrics) -> String {
     let agreement = metrics.agreement.map_or(String::new(), |share| format!("  agreement {:.1} %", 100.0 * share));
-    let norm = metrics.grad_norm.map_or_else(|| "not finite".to_owned(), |norm| format!("{norm:.3}"));
+    let number = |number: Option<f64>, decimals: usize| {
+        number.map_or_else(|| "not finite".to_owned(), |number| format!("{number:.decimals$}"))
+    };
+    let (loss, norm) = (number(metrics.loss, 4), number(metrics.grad_norm, 3));
     format!(
-        "loss {:.4}{agreement}  gradient {norm}  rate {:.1e}  {:.0} tok/s",
-        metrics.loss, metrics.learning_rate, metrics.tokens_per_second
+        "loss {loss}{agreement}  gradient {norm}  rate {:.1e}  {:.0} tok/s",
+        metrics.learning_rate, metrics.tokens_per_second
     )
 }

@@ -2,8 +2,12 @@
 
 use owlet_runtime::{CancelToken, EncodedPrompt, Error, ErrorKind, Model, Result, TokenId};
 
-use super::TuneOptions;
-use crate::{data::Sample, rollout::encode};
+use super::{Responses, TuneOptions};
+use crate::{
+    data::{Dataset, Sample},
+    measure::prompt_lengths,
+    rollout::encode,
+};
 
 /// A prompt with the response to learn.
 pub(super) struct Example {
@@ -21,26 +25,36 @@ pub(super) fn example(
     cancel: &CancelToken,
 ) -> Result<Example> {
     cancel.check()?;
-    let prompt = encode(model, sample, &options.suffix).map_err(|error| error.at(place(sample)))?;
-    let (n_tokens, limit) = (prompt.n_tokens(), options.max_prompt_tokens);
-    if n_tokens > limit {
-        let error = Error::new(ErrorKind::ContextOverflow, "prompt too long").at(place(sample));
-        return Err(error.got(format!("{n_tokens} tokens")).needed(format!("at most {limit}")));
+    Ok(Example { prompt: encode(model, sample, &options.suffix)?, response })
+}
+
+/// Finds what is too long in `dataset` before any work: its prompts, and the responses that it gives.
+///
+/// # Errors
+/// Those of [`prompt_lengths`] and [`given_response`], at the place of the first sample that does not fit.
+pub(super) fn measure(model: &Model, dataset: &Dataset, options: &TuneOptions) -> Result<()> {
+    prompt_lengths(model, dataset, &options.suffix, options.max_prompt_tokens)?;
+    match options.responses {
+        Responses::Given => {
+            dataset.samples().iter().try_for_each(|sample| given_response(model, sample, options).map(drop))
+        }
+        // Cut at the limit.
+        Responses::Teacher => Ok(()),
     }
-    Ok(Example { prompt, response })
 }
 
 /// The tokens of the response that `sample` gives, its end included.
 ///
 /// # Errors
-/// `ContextOverflow` if it is too long; `Unsupported` for a model without a token that ends an answer.
+/// `Limit` if it is too long; `Unsupported` for a model without a token that ends an answer.
 pub(super) fn given_response(model: &Model, sample: &Sample, options: &TuneOptions) -> Result<Vec<TokenId>> {
     // Spellings of control tokens stay text: a data set is from outside.
     let mut tokens = model.tokenize(&sample.target(), false)?;
     tokens.push(end_token(model)?);
     if tokens.len() > options.max_response_tokens {
-        let error = Error::new(ErrorKind::ContextOverflow, "response too long").at(place(sample));
-        return Err(error.got(format!("{} tokens", tokens.len())).needed(options.max_response_tokens));
+        let error = Error::new(ErrorKind::Limit, "response too long").at(sample.named_place());
+        let needed = format!("at most {}", options.max_response_tokens);
+        return Err(error.got(format!("{} tokens", tokens.len())).needed(needed));
     }
     Ok(tokens)
 }
@@ -56,8 +70,4 @@ fn end_token(model: &Model) -> Result<TokenId> {
     Err(Error::new(ErrorKind::Unsupported, "the model has no token that ends an answer")
         .at(model.path().display())
         .needed("tokenizer.ggml.eos_token_id"))
-}
-
-pub(super) fn place(sample: &Sample) -> &str {
-    if sample.place.is_empty() { &sample.id } else { &sample.place }
 }

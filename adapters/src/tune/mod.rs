@@ -18,7 +18,7 @@ use owlet_runtime::{CancelToken, Error, ErrorKind, Model, Result, TokenId};
 use serde::{Deserialize, Serialize};
 
 use self::{
-    example::{Example, example, given_response},
+    example::{Example, example, given_response, measure},
     teacher::TeacherModel,
 };
 pub use self::{
@@ -67,13 +67,13 @@ pub struct TuneMetrics {
     pub learning_rate: f64,
     /// Tokens of the responses.
     pub n_tokens: usize,
-    /// What is minimised: mean of `-logprob`, or of the divergence from the teacher.
-    pub loss: f64,
+    /// What is minimised: mean of `-logprob`, or of the divergence from the teacher; `null` where it was not finite.
+    pub loss: Option<f64>,
     /// Share of the tokens where student and teacher find the same token most probable; only with distillation.
     pub agreement: Option<f64>,
     /// Global norm of the gradients before clipping; `null` where it was not finite.
     pub grad_norm: Option<f64>,
-    /// Whether the optimizer step was applied.
+    /// Whether the optimizer step was applied: loss and gradients were finite.
     pub applied: bool,
     /// Wall clock of the step.
     pub seconds: f64,
@@ -84,8 +84,10 @@ pub struct TuneMetrics {
 /// Who is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// The model without its adapter.
+    /// The model without an adapter.
     Base,
+    /// The model as it was before the first step: with the adapter of [`Tuner::start_from`], if there is one.
+    Start,
     /// The model with the adapter as it is now.
     Adapted,
 }
@@ -98,11 +100,12 @@ pub struct Tuner {
     dataset: Arc<Dataset>,
     options: TuneOptions,
     weights: LoraWeights,
-    /// Hash of the adapter that the run began with, where it was not a fresh one.
-    start: Option<String>,
+    /// The adapter that the run began with, where it was not a fresh one.
+    start: Option<LoraWeights>,
     optimizer: AdamW,
     cursor: Cursor,
     step: u64,
+    n_skipped_in_a_row: u64,
 }
 
 /// Sums over the samples of a step.
@@ -116,8 +119,9 @@ impl Tuner {
     /// A run from its beginning: the adapter starts as the identity. Distillation and answers of a teacher need `teacher`.
     ///
     /// # Errors
-    /// `InvalidInput` for options out of range, an empty data set or a missing teacher; `Unsupported` for models that the
-    /// engine cannot train; `Mismatch` for a teacher with other tokens; those of
+    /// `InvalidInput` for options out of range, an empty data set or a missing teacher; `ContextOverflow` for a prompt and
+    /// `Limit` for a given response that is too long, with its place; `Unsupported` for models that the engine cannot train;
+    /// `Mismatch` for a teacher with other tokens or another chat template; those of
     /// [`LoraMode::for_model`](crate::lora::LoraMode::for_model).
     pub fn new(model: &Model, teacher: Option<&Model>, dataset: Dataset, options: TuneOptions) -> Result<Self> {
         options.validate()?;
@@ -136,13 +140,26 @@ impl Tuner {
         let prefix_cache = options.prefix_cache.clone();
         let engine_options = EngineOptions { n_threads, prefix_cache, ..EngineOptions::default() };
         let engine = Engine::new(model.path(), engine_options)?;
+        measure(model, &dataset, &options)?;
         let teacher = teacher.map(|teacher| TeacherModel::new(teacher, model, n_threads)).transpose()?;
         let weights = LoraWeights::init(&options.lora, &engine.lora_targets(), options.seed)?;
         let optimizer = AdamW::new(options.optimizer, &weights);
         let cursor = Cursor::new(Order { dataset: &dataset, seed: options.seed, first: None }, 0, 0);
         let (model, dataset) = (model.clone(), Arc::new(dataset));
-        let start = None;
-        Ok(Self { model, engine, teacher, dataset, options, weights, start, optimizer, cursor, step: 0 })
+        let (start, step, n_skipped_in_a_row) = (None, 0, 0);
+        Ok(Self {
+            model,
+            engine,
+            teacher,
+            dataset,
+            options,
+            weights,
+            start,
+            optimizer,
+            cursor,
+            step,
+            n_skipped_in_a_row,
+        })
     }
 
     /// Begins with `weights` instead of a fresh adapter; to be called before the first step and before
@@ -153,7 +170,7 @@ impl Tuner {
     pub fn start_from(&mut self, weights: LoraWeights) -> Result<()> {
         weights.check_fits(&self.engine.lora_targets())?;
         self.optimizer = AdamW::new(self.options.optimizer, &weights);
-        self.start = Some(weights.hash());
+        self.start = Some(weights.clone());
         self.weights = weights;
         Ok(())
     }
@@ -166,11 +183,11 @@ impl Tuner {
     pub fn resume(&mut self, store: &CheckpointStore) -> Result<Resumed> {
         let (checkpoint, damaged) = store.load_newest(&self.identity(), self.options.optimizer)?;
         let Some(checkpoint) = checkpoint else { return Ok(Resumed { metrics_bytes: None, damaged }) };
-        let TrainState { step, epoch, position, metrics_bytes, .. } = checkpoint.state;
+        let TrainState { step, epoch, position, metrics_bytes, n_skipped_in_a_row, .. } = checkpoint.state;
         self.weights = checkpoint.weights;
         self.optimizer = checkpoint.optimizer;
         self.cursor = Cursor::new(self.order(), epoch, position);
-        self.step = step;
+        (self.step, self.n_skipped_in_a_row) = (step, n_skipped_in_a_row);
         Ok(Resumed { metrics_bytes: Some(metrics_bytes), damaged })
     }
 
@@ -185,17 +202,18 @@ impl Tuner {
             epoch: self.cursor.epoch,
             position: self.cursor.position,
             n_updates: self.optimizer.n_updates,
-            n_skipped_in_a_row: 0,
+            n_skipped_in_a_row: self.n_skipped_in_a_row,
             metrics_bytes,
         };
         store.save(&state, &self.weights, &self.optimizer, None).map(drop)
     }
 
-    /// One step of the run: gradients of `batch_size` samples, one update.
+    /// One step of the run: gradients of `batch_size` samples, one update, which is skipped where loss or gradients are not
+    /// finite.
     ///
     /// # Errors
-    /// `Cancelled`, with the tuner as before the step; `ContextOverflow` for samples that are too long; those of images and
-    /// prompts, which name the sample.
+    /// With the tuner as before the step: `Cancelled`; `Diverged` when too many updates in a row would be skipped; `Mismatch`
+    /// where the teacher's prompt is another one; those of images and prompts, which name the sample.
     pub fn step(&mut self, cancel: &CancelToken, observer: &mut dyn FnMut(TuneEvent)) -> Result<TuneMetrics> {
         let started = Instant::now();
         let mut cursor = self.cursor.clone();
@@ -215,7 +233,17 @@ impl Tuner {
             observer(TuneEvent::Learning { n_done: index + 1, n_samples });
         }
         let learning_rate = self.options.schedule.rate(self.step, self.options.n_steps);
-        let outcome = self.optimizer.step(&mut self.weights, &gradients, learning_rate);
+        let grad_norm = Some(gradients.global_norm()).filter(|norm| norm.is_finite());
+        let loss = Some(sums.loss).filter(|loss| loss.is_finite());
+        let applied = loss.and(grad_norm).is_some();
+        let n_skipped_in_a_row = if applied { 0 } else { self.n_skipped_in_a_row + 1 };
+        if n_skipped_in_a_row >= self.options.max_skipped_updates {
+            return Err(Error::new(ErrorKind::Diverged, "training cannot go on")
+                .got(format!("{n_skipped_in_a_row} updates in a row with a loss or gradients that are not finite")));
+        }
+        if applied {
+            self.optimizer.step(&mut self.weights, &gradients, learning_rate);
+        }
         let seconds = started.elapsed().as_secs_f64();
         let n_tokens = size.n_tokens;
         let metrics = TuneMetrics {
@@ -223,24 +251,25 @@ impl Tuner {
             epoch: cursor.epoch,
             learning_rate,
             n_tokens,
-            loss: sums.loss,
+            loss,
             agreement: matches!(self.options.objective, TuneObjective::Distillation { .. })
                 .then(|| sums.n_agreements as f64 / n_tokens.max(1) as f64),
-            grad_norm: outcome.grad_norm.is_finite().then_some(outcome.grad_norm),
-            applied: outcome.applied,
+            grad_norm,
+            applied,
             seconds,
             tokens_per_second: n_tokens as f64 / seconds,
         };
         self.cursor = cursor;
         self.step += 1;
+        self.n_skipped_in_a_row = n_skipped_in_a_row;
         Ok(metrics)
     }
 
-    /// How well the responses to `dataset` are predicted by the base alone or with the adapter as it is now, and how close
-    /// that is to the teacher, if there is one. `on_sample` gets the number of samples done.
+    /// How well `who` predicts the responses to `dataset`, and how close that is to the teacher, if there is one. `on_sample`
+    /// gets the number of samples done.
     ///
     /// # Errors
-    /// As [`Tuner::step`].
+    /// As [`Tuner::step`], but for `Diverged`; `ContextOverflow` and `Limit` as [`Tuner::new`], before any work.
     pub fn fit(
         &mut self,
         dataset: &Dataset,
@@ -248,7 +277,12 @@ impl Tuner {
         cancel: &CancelToken,
         on_sample: &mut dyn FnMut(usize),
     ) -> Result<Fit> {
-        let weights = (who == Who::Adapted).then_some(&self.weights).cloned();
+        measure(&self.model, dataset, &self.options)?;
+        let weights = match who {
+            Who::Base => None,
+            Who::Start => self.start.clone(),
+            Who::Adapted => Some(self.weights.clone()),
+        };
         let weights = weights.as_ref();
         let all: Vec<usize> = (0..dataset.len()).collect();
         let responses = self.responses(dataset, &all, cancel, &mut |_| {})?;
@@ -262,7 +296,7 @@ impl Tuner {
             let teacher = match &mut self.teacher {
                 None => None,
                 Some(teacher) => {
-                    let prompt = teacher.encode(sample, &self.options.suffix)?;
+                    let prompt = teacher.encode_beside(sample, &self.options.suffix, &example.prompt)?;
                     let teacher = Teacher { engine: &mut teacher.engine, prompt: &prompt };
                     let divergences = self.engine.divergence(weights, &group, 1.0, teacher)?;
                     let (kl, n_agreements) = totals(&divergences);
@@ -330,7 +364,7 @@ impl Tuner {
         let weight = size.token_weight(self.options.average, example.response.len());
         match (self.options.objective, &mut self.teacher) {
             (TuneObjective::Distillation { temperature }, Some(teacher)) => {
-                let prompt = teacher.encode(sample, &self.options.suffix)?;
+                let prompt = teacher.encode_beside(sample, &self.options.suffix, &example.prompt)?;
                 let teacher = Teacher { engine: &mut teacher.engine, prompt: &prompt };
                 let slopes = &mut |divergences: &[TokenDivergences]| {
                     divergences.iter().map(|tokens| vec![weight as f32; tokens.kl.len()]).collect()
@@ -372,9 +406,9 @@ impl Tuner {
             architecture: info.architecture.clone(),
             dataset: self.dataset.hash().to_owned(),
             config: serde_json::json!({
-                "tune": self.options,
+                "tune": self.options.identity(),
                 "teacher": teacher,
-                "start": self.start,
+                "start": self.start.as_ref().map(LoraWeights::hash),
                 "mmproj": info.mmproj_hash,
                 "pixels": self.model.image_budget().map(|budget| [budget.min_pixels, budget.max_pixels]),
                 "version": env!("CARGO_PKG_VERSION"),

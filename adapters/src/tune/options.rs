@@ -8,7 +8,7 @@ use crate::{
     engine::PrefixCacheOptions,
     lora::LoraConfig,
     loss::Average,
-    optim::{AdamWOptions, Schedule},
+    optim::{AdamWOptions, Decay, Schedule},
 };
 
 /// What the adapter learns of a response.
@@ -46,9 +46,10 @@ pub struct TuneOptions {
     pub n_steps: u64,
     /// Samples of a step, at least 1. Default 8. Their gradients are added up before the update; memory holds one sample.
     pub batch_size: usize,
-    /// Longest response in tokens, at least 1. Default 512. Given ones that are longer are refused, a teacher's are cut.
+    /// Longest response in tokens, at least 1. Default 512. Given ones that are longer are refused before the
+    /// first step, a teacher's are cut.
     pub max_response_tokens: usize,
-    /// Longest prompt in tokens, images included, at least 1. Default 1024. Longer ones are refused.
+    /// Longest prompt in tokens, images included, at least 1. Default 1024. Longer ones are refused before the first step.
     pub max_prompt_tokens: usize,
     /// What is written behind every question. Default: that of [`crate::options::TrainerOptions`].
     pub suffix: String,
@@ -64,6 +65,9 @@ pub struct TuneOptions {
     pub optimizer: AdamWOptions,
     /// The learning rate.
     pub schedule: Schedule,
+    /// Updates in a row that may be skipped because loss or gradients are not finite, before the run ends as diverged; at
+    /// least 1. Default 10.
+    pub max_skipped_updates: u64,
     /// Threads; 0: one per core. The same number gives the same bits.
     pub n_threads: usize,
     /// How the engine keeps what activated adapters leave to the base. Changes no bits, so it is not part of a checkpoint.
@@ -86,6 +90,7 @@ impl Default for TuneOptions {
             lora: LoraConfig::default(),
             optimizer: AdamWOptions::default(),
             schedule: Schedule::default(),
+            max_skipped_updates: 10,
             n_threads: 0,
             prefix_cache: PrefixCacheOptions::default(),
         }
@@ -93,6 +98,22 @@ impl Default for TuneOptions {
 }
 
 impl TuneOptions {
+    /// The options that change the bits of the result. A resumed run may have others of the rest: limits that nothing is
+    /// cut to, another `max_skipped_updates`, and another `n_steps` where the learning rate does not depend on it.
+    pub(super) fn identity(&self) -> serde_json::Value {
+        let mut options = serde_json::to_value(self).expect("numbers and names are always JSON");
+        let free = [
+            ("max_prompt_tokens", true),
+            ("max_response_tokens", self.responses == Responses::Given),
+            ("max_skipped_updates", true),
+            ("n_steps", self.schedule.decay == Decay::Constant),
+        ];
+        if let Some(options) = options.as_object_mut() {
+            free.iter().filter(|(_, is_free)| *is_free).for_each(|(name, _)| drop(options.shift_remove(*name)));
+        }
+        options
+    }
+
     /// # Errors
     /// [`ErrorKind::InvalidInput`] naming the first option that is out of its documented range.
     pub fn validate(&self) -> Result<()> {
@@ -101,6 +122,7 @@ impl TuneOptions {
             ("batch_size", self.batch_size),
             ("max_response_tokens", self.max_response_tokens),
             ("max_prompt_tokens", self.max_prompt_tokens),
+            ("max_skipped_updates", usize::from(self.max_skipped_updates > 0)),
         ] {
             if got == 0 {
                 return Err(out_of_range(name).got(got).needed("at least 1"));
