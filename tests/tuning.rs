@@ -199,7 +199,7 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(new(None, TuneOptions { lora, ..likelihood() }), ErrorKind::Mismatch);
     let too_long = [
         (TuneOptions { max_response_tokens: 30, ..likelihood() }, ErrorKind::Limit, "data.jsonl:1"),
-        (TuneOptions { max_prompt_tokens: 60, ..likelihood() }, ErrorKind::ContextOverflow, "data.jsonl:3"),
+        (TuneOptions { max_prompt_tokens: 3, ..likelihood() }, ErrorKind::ContextOverflow, "data.jsonl:1"),
     ];
     for (options, kind, place) in too_long {
         let error = Tuner::new(&bench.packed, None, bench.data(), options).map(drop).expect_err("too long");
