@@ -229,7 +229,7 @@ impl CheckpointStore {
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`] if it is of another base model, data set, seed or configuration; [`ErrorKind::Unsupported`] if
-    /// it is of another version; [`ErrorKind::Io`].
+    /// it is of another version; [`ErrorKind::Io`] for one that cannot be read, whole or not.
     pub fn load_newest(
         &self,
         run: &RunIdentity,
@@ -242,7 +242,9 @@ impl CheckpointStore {
                     checkpoint.state.run.check(run).map_err(|error| error.at(path.display()))?;
                     return Ok((Some(checkpoint), damaged));
                 }
-                Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
+                // Only what is known to be damaged: a later checkpoint removes what was passed over, and a disk that fails to
+                // read may do so no more than once.
+                Err(error) if !matches!(error.kind(), ErrorKind::InvalidFile | ErrorKind::NotFound) => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, path = %path.display(), "passing over a damaged checkpoint");
                     damaged.push(path);

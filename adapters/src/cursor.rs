@@ -26,7 +26,7 @@ impl Cursor {
         if let (0, Some(first)) = (epoch, by.first)
             && let Some(place) = order.iter().position(|&sample| sample == first)
         {
-            order.swap(0, place);
+            order[..=place].rotate_right(1);
         }
         Self { epoch, position, order }
     }

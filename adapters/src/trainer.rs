@@ -91,8 +91,8 @@ impl Trainer {
     /// # Errors
     /// `InvalidInput` for options out of range or an empty data set; `ContextOverflow` for a prompt that is too long, with
     /// its place; `Unsupported` for models that the engine cannot train; `Limit` for a memory
-    /// budget that the run does not fit, before anything is allocated; those of [`Session::new`] and
-    /// [`LoraMode::for_model`](crate::lora::LoraMode::for_model).
+    /// budget that the run does not fit, before anything is allocated; those of [`Session::new`],
+    /// [`LoraMode::for_model`](crate::lora::LoraMode::for_model) and adapters that llama.cpp cannot load.
     pub fn new(model: &Model, dataset: Dataset, reward: Arc<dyn Reward>, options: TrainerOptions) -> Result<Self> {
         options.validate()?;
         if dataset.is_empty() {
@@ -104,8 +104,12 @@ impl Trainer {
         let session_options = session_options(&options);
         let file = Arc::new(GgufFile::open(model.path())?);
         let engine = Engine::from_file(&file, engine_options(model, &file, &options)?)?;
-        let sessions = (0..options.n_sessions).map(|_| Session::new(model, &session_options)).collect::<Result<_>>()?;
+        let mut sessions =
+            (0..options.n_sessions).map(|_| Session::new(model, &session_options)).collect::<Result<Vec<_>>>()?;
         let weights = LoraWeights::init(&options.lora, &engine.lora_targets(), options.seed)?;
+        // An identity, but not without effect: an activated adapter has prompts computed in two calls, and a run that is
+        // resumed within its first step must compute them in the same ones.
+        sample_with(model, &mut sessions, &weights)?;
         let optimizer = AdamW::new(options.optimizer, &weights);
         let lengths = prompt_lengths(model, &dataset, &options.suffix, options.max_prompt_tokens)?;
         // The first of equals.

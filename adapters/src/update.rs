@@ -26,7 +26,7 @@ use crate::{
 /// Sums over the updates of a step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct UpdateReport {
-    /// Sum of the losses of the updates.
+    /// Sum of the losses of the updates that were applied.
     pub(crate) loss: f64,
     pub(crate) stats: LossStats,
     pub(crate) sum_entropy: f64,
@@ -51,11 +51,15 @@ pub(crate) struct Learned {
     update: usize,
     /// Lessons of the next update whose gradients are summed up.
     n_summed: usize,
+    /// Their losses together.
+    loss: f64,
     /// Whether all of them were finite.
     is_finite: bool,
     /// By lesson, of the sampling policy; only where updates are off-policy.
+    #[serde(with = "bits")]
     old: Vec<Logprobs>,
     /// By lesson of the next update, of the current policy; only where there is an entropy band.
+    #[serde(with = "bits")]
     band: Vec<Logprobs>,
     pub(crate) report: UpdateReport,
     /// Sum of the gradients of the next update; `None` before the first.
@@ -116,6 +120,7 @@ impl Learning {
             n_tasks: 0,
             update: 0,
             n_summed: 0,
+            loss: 0.0,
             is_finite: true,
             old: Vec::new(),
             band: Vec::new(),
@@ -264,7 +269,7 @@ impl Learning {
 
     /// Takes over what a task gave.
     fn take(&mut self, outcome: Outcome) {
-        let Learned { n_tasks, n_summed, is_finite, old, band, report, gradients, .. } = &mut self.learned;
+        let Learned { n_tasks, n_summed, loss, is_finite, old, band, report, gradients, .. } = &mut self.learned;
         *n_tasks += 1;
         match outcome {
             Outcome::Old(logprobs) => old.push(logprobs),
@@ -274,7 +279,7 @@ impl Learning {
                 *is_finite &= gradient.is_some();
                 report.neg_logprobs.push(gradient.as_ref().map(|(_, share)| share.neg_logprob));
                 let Some((gradient, share)) = gradient else { return };
-                report.loss += share.loss;
+                *loss += share.loss;
                 report.stats.add(&share.stats);
                 report.sum_entropy += share.sum_entropy;
                 report.sum_gap += share.sum_gap;
@@ -294,12 +299,13 @@ impl Learning {
         let report = &mut learned.report;
         let gradients =
             learned.gradients.as_ref().filter(|gradients| learned.is_finite && gradients.global_norm().is_finite());
+        let loss = learned.loss + penalty;
         if let Some(gradients) = gradients {
             let (weights, optimizer) =
                 learned.updated.get_or_insert_with(|| (Arc::clone(before.weights), before.optimizer.clone()));
             let outcome = optimizer.step(Arc::make_mut(weights), gradients, before.learning_rate);
             report.grad_norm = report.grad_norm.max(outcome.grad_norm);
-            report.loss += penalty;
+            report.loss += loss;
             report.n_updates += 1;
             report.n_skipped_in_a_row = 0;
         } else if !is_empty {
@@ -312,9 +318,50 @@ impl Learning {
             report.n_skipped_in_a_row = n_in_a_row;
         }
         learned.update += 1;
-        (learned.n_summed, learned.is_finite) = (0, true);
+        (learned.n_summed, learned.loss, learned.is_finite) = (0, 0.0, true);
         learned.band.clear();
         learned.gradients = None;
         Ok(())
+    }
+}
+
+/// Log-probabilities as their bits: JSON has no numbers that are not finite, and those of a run that diverged are not.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::lesson::Logprobs;
+
+    pub(super) fn serialize<S: Serializer>(lessons: &[Logprobs], serializer: S) -> Result<S::Ok, S::Error> {
+        let bits = |values: &Vec<f64>| values.iter().map(|value| value.to_bits()).collect();
+        let lessons: Vec<Vec<Vec<u64>>> =
+            lessons.iter().map(|rollouts| rollouts.iter().map(bits).collect()).collect();
+        lessons.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Logprobs>, D::Error> {
+        let lessons = Vec::<Vec<Vec<u64>>>::deserialize(deserializer)?;
+        let values = |bits: Vec<u64>| bits.into_iter().map(f64::from_bits).collect();
+        Ok(lessons.into_iter().map(|rollouts| rollouts.into_iter().map(values).collect()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_learned_survives_json_with_numbers_that_are_not_finite() {
+        let options = Arc::new(TrainerOptions::default());
+        let mut learned = Learning::new(Vec::new(), &options, 1).learned;
+        let odd = vec![-0.1, f64::NAN, f64::NEG_INFINITY, -0.0, -f64::MIN_POSITIVE];
+        learned.old = vec![vec![odd.clone(), Vec::new()], Vec::new()];
+        learned.band = vec![vec![odd]];
+        let json = serde_json::to_vec(&learned).expect("JSON");
+        let read: Learned = serde_json::from_slice(&json).expect("its own JSON");
+        let bits = |learned: &Learned| -> Vec<u64> {
+            [&learned.old, &learned.band].into_iter().flatten().flatten().flatten().map(|value| value.to_bits()).collect()
+        };
+        assert_eq!(bits(&read), bits(&learned));
+        assert_eq!((read.old[0].len(), read.old.len(), read.band.len()), (2, 2, 1));
     }
 }

@@ -237,17 +237,18 @@ pub(crate) fn train(
     while trainer.n_steps_done() < n_steps {
         let deadline = folder.as_ref().map_or_else(Deadline::never, |folder| folder.deadline()).or_cancelled(cancel);
         let slice = trainer.step_slice(&deadline, &mut |event| display.within_step(event));
-        let metrics = match slice.and_then(|slice| cancel.check().map(|()| slice)) {
+        let metrics = match slice {
+            // Kept even if the run is to stop: the trainer is past this step and does not tell its numbers again.
             Ok(Slice::StepDone(metrics)) => *metrics,
-            Ok(Slice::Pending(_)) => {
+            pending => {
+                if let Err(error) = pending.and_then(|_| cancel.check()) {
+                    display.clear();
+                    return Err(stopped(error, trainer, folder));
+                }
                 if let Some(folder) = &mut folder {
                     folder.within_step(trainer)?;
                 }
                 continue;
-            }
-            Err(error) => {
-                display.clear();
-                return Err(stopped(error, trainer, folder));
             }
         };
         display.after_step(trainer.n_steps_done(), &metrics);

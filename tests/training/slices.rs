@@ -32,13 +32,23 @@ fn whole(bench: &Bench, options: TrainerOptions) -> (Vec<StepMetrics>, LoraWeigh
 
 #[test]
 fn the_shortest_slices_and_a_fresh_trainer_after_every_few_give_the_same_bits() {
+    in_slices(&all_tasks());
+}
+
+/// Resumed within the first step too, before the adapter's first update.
+#[test]
+fn an_activated_run_in_slices_gives_the_same_bits() {
+    in_slices(&TrainerOptions { lora: activated().lora, ..all_tasks() });
+}
+
+fn in_slices(options: &TrainerOptions) {
     let bench = Bench::new();
-    let expected = whole(&bench, all_tasks());
+    let expected = whole(&bench, options.clone());
     assert!(expected.0.iter().any(|metrics| metrics.n_groups > 1), "{:?}", expected.0);
 
     let folder = bench.folder.path().join("checkpoints");
     let mut metrics = Vec::new();
-    let mut trainer = bench.trainer(all_tasks());
+    let mut trainer = bench.trainer(options.clone());
     let (mut n_slices, mut n_within) = (0, 0);
     while metrics.len() < 2 {
         match trainer.step_slice(&Deadline::after(Duration::ZERO), &mut |_| {}).expect("nothing stops it") {
@@ -53,7 +63,7 @@ fn the_shortest_slices_and_a_fresh_trainer_after_every_few_give_the_same_bits() 
             n_within += usize::from(trainer.n_parts_done() > 0);
             let n_parts = trainer.n_parts_done();
             drop(trainer);
-            trainer = bench.trainer(all_tasks());
+            trainer = bench.trainer(options.clone());
             let resumed = trainer.resume(&store).expect("the same run");
             assert_eq!((resumed.metrics_bytes, trainer.n_parts_done()), (Some(7), n_parts));
         }
