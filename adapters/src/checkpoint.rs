@@ -8,7 +8,8 @@
 //! | `moments.bin` | AdamW's first and then second moments, little-endian f32, tensors in the order of the weights |
 //! | `gradients.bin` | within a step: the gradients so far of its next update, where there are any |
 //! | `next-adapter.gguf`, `next-moments.bin` | within a step: weights and moments after its updates so far, where there are any |
-//! | `state.json` | [`TrainState`], the finished parts of the step, format version and the SHA-256 of the other files |
+//! | `state.json` | [`TrainState`], the finished parts of the step, format version and the SHA-256 of the files above |
+//! | `state.sha256` | the SHA-256 of `state.json` |
 //!
 //! It is written under a temporary name, flushed, and renamed, so that a run that is killed at any moment leaves whole
 //! checkpoints only. All randomness is keyed by seed and position, so the seed is the whole state of the generators.
@@ -24,6 +25,7 @@ use std::{
 use owlet_runtime::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 
 use crate::{
     file::{AdapterFile, Precision, Provenance},
@@ -34,18 +36,21 @@ use crate::{
 };
 
 /// Version of the format that we write and read.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const ADAPTER: &str = "adapter.gguf";
 const MOMENTS: &str = "moments.bin";
 const GRADIENTS: &str = "gradients.bin";
 const NEXT_ADAPTER: &str = "next-adapter.gguf";
 const NEXT_MOMENTS: &str = "next-moments.bin";
 const STATE: &str = "state.json";
+const STATE_HASH: &str = "state.sha256";
 const PREFIX: &str = "step-";
 /// Between the number of a step and that of its finished parts.
 const WITHIN: &str = "-part-";
 /// Directories that are being written or removed.
 const PART: &str = ".part-";
+/// A checkpoint in such a directory that is being replaced or removed.
+const ASIDE: &str = "checkpoint";
 
 /// What a run must have in common with the one that wrote a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -165,9 +170,9 @@ impl CheckpointStore {
         &self.directory
     }
 
-    /// Writes the checkpoint of `state.step` and of the finished parts of the step that follows, then removes old ones and
-    /// what killed runs left behind. Gives its path. Checkpoints of a later place go too: they are of a future that this
-    /// run, which fell back behind it, no longer has.
+    /// Writes the checkpoint of `state.step` and of the finished parts of the step that follows, unless the very same one is
+    /// there and whole; then removes old ones and what killed runs left behind. Gives its path. Checkpoints of a later place
+    /// go too: they are of a future that this run, which fell back behind it, no longer has.
     ///
     /// # Errors
     /// [`ErrorKind::Io`]; nothing that was there before is lost then.
@@ -179,10 +184,6 @@ impl CheckpointStore {
         running: Option<&StepRecord>,
     ) -> Result<PathBuf> {
         let failed = |path: &Path, source| Error::io("cannot write checkpoint", path, source);
-        let temporary = tempfile::Builder::new()
-            .prefix(PART)
-            .tempdir_in(&self.directory)
-            .map_err(|source| failed(&self.directory, source))?;
         let mut files = vec![(ADAPTER, adapter_bytes(state, weights)?), (MOMENTS, moment_bytes(optimizer))];
         let learned = running.and_then(|running| running.learned.as_ref());
         if let Some(gradients) = learned.and_then(|learned| learned.gradients.as_ref()) {
@@ -199,7 +200,16 @@ impl CheckpointStore {
             running: running.cloned(),
             next_n_updates: next.map_or(0, |(_, optimizer)| optimizer.n_updates),
         };
-        files.push((STATE, serde_json::to_vec_pretty(&state_file).expect("numbers and texts are always JSON")));
+        let place = Place { step: state.step, n_parts: running.map_or(0, StepRecord::n_parts) };
+        let target = self.directory.join(place.name());
+        if is_same(&target, &state_file, optimizer.options) {
+            self.remove_old(place)?;
+            return Ok(target);
+        }
+        let state_json = serde_json::to_vec_pretty(&state_file).expect("numbers and texts are always JSON");
+        let state_hash = sha256(&state_json).into_bytes();
+        files.extend([(STATE, state_json), (STATE_HASH, state_hash)]);
+        let temporary = self.temporary()?;
         for (name, bytes) in &files {
             let path = temporary.path().join(name);
             let written = File::create(&path).and_then(|mut file| {
@@ -209,19 +219,37 @@ impl CheckpointStore {
             written.map_err(|source| failed(&path, source))?;
         }
         sync_directory(temporary.path())?;
-        let place = Place { step: state.step, n_parts: running.map_or(0, StepRecord::n_parts) };
-        let target = self.directory.join(place.name());
-        if target.exists() {
-            // A run that fell back to an older checkpoint comes by this place again: the damaged one goes aside.
-            let aside = self.directory.join(format!("{PART}replaced-{}", place.name()));
-            fs::rename(&target, &aside).map_err(|source| failed(&target, source))?;
+        // A run that fell back to an older checkpoint comes by this place again: the damaged one goes aside.
+        let aside = if target.exists() { Some(self.put_aside(&target)?) } else { None };
+        if let Err(source) = fs::rename(temporary.path(), &target) {
+            if let Some(aside) = aside
+                && fs::rename(aside.path().join(ASIDE), &target).is_err()
+            {
+                // Better under a strange name than not at all.
+                let _ = aside.keep();
+            }
+            return Err(failed(&target, source));
         }
-        fs::rename(temporary.path(), &target).map_err(|source| failed(&target, source))?;
         // The directory has its name: there is nothing left to remove on drop.
         let _ = temporary.keep();
         sync_directory(&self.directory)?;
+        drop(aside);
         self.remove_old(place)?;
         Ok(target)
+    }
+
+    /// A directory with a name that says that it is no checkpoint; it goes when it is dropped.
+    fn temporary(&self) -> Result<TempDir> {
+        let directory = tempfile::Builder::new().prefix(PART).tempdir_in(&self.directory);
+        directory.map_err(|source| Error::io("cannot write checkpoint", &self.directory, source))
+    }
+
+    /// Moves a checkpoint to [`ASIDE`] in a directory that is no checkpoint, so that a kill leaves no half of one behind.
+    fn put_aside(&self, checkpoint: &Path) -> Result<TempDir> {
+        let aside = self.temporary()?;
+        fs::rename(checkpoint, aside.path().join(ASIDE))
+            .map_err(|source| Error::io("cannot move old checkpoint", checkpoint, source))?;
+        Ok(aside)
     }
 
     /// The newest checkpoint that is whole, for a run that is `run`, `None` where there is none, and the paths of newer
@@ -244,7 +272,9 @@ impl CheckpointStore {
                 }
                 // Only what is known to be damaged: a later checkpoint removes what was passed over, and a disk that fails to
                 // read may do so no more than once.
-                Err(error) if !matches!(error.kind(), ErrorKind::InvalidFile | ErrorKind::NotFound) => return Err(error),
+                Err(error) if !matches!(error.kind(), ErrorKind::InvalidFile | ErrorKind::NotFound) => {
+                    return Err(error);
+                }
                 Err(error) => {
                     tracing::warn!(%error, path = %path.display(), "passing over a damaged checkpoint");
                     damaged.push(path);
@@ -279,11 +309,14 @@ impl CheckpointStore {
     fn remove_old(&self, newest: Place) -> Result<()> {
         let (past, future): (Vec<_>, Vec<_>) = self.places()?.into_iter().partition(|(place, _)| *place <= newest);
         let n_old = past.len().saturating_sub(self.keep);
-        let others = past.into_iter().take(n_old).chain(future).map(|(_, path)| path);
+        let failed = |path: &Path, source| Error::io("cannot remove old checkpoint", path, source);
+        for (_, path) in past.into_iter().take(n_old).chain(future) {
+            self.put_aside(&path)?.close().map_err(|source| failed(&path, source))?;
+        }
         let is_part =
             |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PART));
-        for path in others.chain(self.entries()?.into_iter().filter(is_part)) {
-            fs::remove_dir_all(&path).map_err(|source| Error::io("cannot remove old checkpoint", &path, source))?;
+        for path in self.entries()?.into_iter().filter(is_part) {
+            fs::remove_dir_all(&path).map_err(|source| failed(&path, source))?;
         }
         Ok(())
     }
@@ -372,19 +405,44 @@ impl Files<'_> {
     }
 }
 
-/// Reads one checkpoint directory and checks that it is whole.
-fn load(directory: &Path, options: AdamWOptions) -> Result<Checkpoint> {
+/// Whether the checkpoint in `directory` is whole and of the place that `new` is of. Of the time that a step took it may say
+/// something else.
+fn is_same(directory: &Path, new: &StateFile, options: AdamWOptions) -> bool {
+    let n_parts = |running: &Option<StepRecord>| running.as_ref().map(StepRecord::n_parts);
+    read_state(directory).is_ok_and(|old| {
+        old.state == new.state && old.sha256 == new.sha256 && n_parts(&old.running) == n_parts(&new.running)
+    }) && load(directory, options).is_ok()
+}
+
+/// Reads and checks `state.json`.
+fn read_state(directory: &Path) -> Result<StateFile> {
+    let read = |path: &Path| fs::read(path).map_err(|source| Error::io("cannot read checkpoint", path, source));
     let path = directory.join(STATE);
-    let state_json = fs::read(&path).map_err(|source| Error::io("cannot read checkpoint", &path, source))?;
-    let damaged = |source| Error::new(ErrorKind::InvalidFile, "damaged checkpoint").at(path.display()).source(source);
+    let state_json = read(&path)?;
+    let damaged = || Error::new(ErrorKind::InvalidFile, "damaged checkpoint").at(path.display());
+    let hash = match read(&directory.join(STATE_HASH)) {
+        // Versions before 3 have none, and say so.
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        hash => Some(hash?),
+    };
+    if hash.as_ref().is_some_and(|hash| *hash != sha256(&state_json).into_bytes()) {
+        return Err(damaged());
+    }
     // The version first: the rest of another version may have another shape.
-    let version: VersionOnly = serde_json::from_slice(&state_json).map_err(damaged)?;
+    let version: VersionOnly = serde_json::from_slice(&state_json).map_err(|source| damaged().source(source))?;
     if version.version != VERSION {
         let error = Error::new(ErrorKind::Unsupported, "the checkpoint is of another version").at(directory.display());
         return Err(error.got(version.version).needed(VERSION));
     }
-    let StateFile { sha256, state, mut running, next_n_updates, .. } =
-        serde_json::from_slice(&state_json).map_err(damaged)?;
+    if hash.is_none() {
+        return Err(damaged().got("no hash"));
+    }
+    serde_json::from_slice(&state_json).map_err(|source| damaged().source(source))
+}
+
+/// Reads one checkpoint directory and checks that it is whole.
+fn load(directory: &Path, options: AdamWOptions) -> Result<Checkpoint> {
+    let StateFile { sha256, state, mut running, next_n_updates, .. } = read_state(directory)?;
     let files = Files { directory, sha256 };
     let weights = files.weights(ADAPTER)?;
     let optimizer = files.optimizer(MOMENTS, options, &weights, state.n_updates)?;

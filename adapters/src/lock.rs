@@ -11,6 +11,15 @@ use owlet_runtime::{Error, ErrorKind, Result};
 /// Holds the lock, and the number of the process that does; stays when the folder is free.
 const NAME: &str = "lock";
 
+/// The error `ENOLCK`, for which Rust has no kind: NFS gives it where the server keeps no locks.
+const NO_LOCKS: Option<i32> = if cfg!(target_os = "linux") {
+    Some(37)
+} else if cfg!(target_vendor = "apple") {
+    Some(77)
+} else {
+    None
+};
+
 /// The folder is ours until this is dropped or the process ends, however it ends: the lock is the system's, not the file.
 #[derive(Debug)]
 pub(crate) struct FolderLock(#[expect(dead_code, reason = "open as long as the lock is held")] File);
@@ -36,7 +45,10 @@ impl FolderLock {
                 return Err(error.at(directory.display()).got(format!("process {owner}")));
             }
             // Some network folders have no locks: a run there is possible, with nobody to watch over it.
-            Err(TryLockError::Error(source)) if source.kind() == io::ErrorKind::Unsupported => {
+            Err(TryLockError::Error(source))
+                if source.kind() == io::ErrorKind::Unsupported
+                    || NO_LOCKS.is_some() && source.raw_os_error() == NO_LOCKS =>
+            {
                 tracing::warn!(path = %path.display(), "the folder cannot be locked");
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),

@@ -197,6 +197,12 @@ impl Work<'_> {
         let first = portion.index * self.n_portion;
         let questions = &self.questions[first..(first + self.n_portion).min(self.questions.len())];
         let sample = |question: &Question| &self.samples[question.sample];
+        // Generation knows requests, not samples.
+        let placed = |error: Error| match questions {
+            [] => error,
+            [only] => error.at(sample(only).named_place()),
+            [first, .., last] => error.at(format!("{} to {}", sample(first).named_place(), sample(last).named_place())),
+        };
         if let Some(question) = questions.get(portion.prompts.len()) {
             portion.prompts.push(encode(session.model(), sample(question), self.rules.suffix)?);
             return Ok(None);
@@ -211,7 +217,7 @@ impl Work<'_> {
                     .map(|(prompt, question)| GenerateRequest { prompt, n: self.n, rng_key: question.rng_key })
                     .collect();
                 let RolloutRules { sampler, max_new_tokens, .. } = *self.rules;
-                generation.insert(Generation::new(session, &requests, sampler, max_new_tokens)?)
+                generation.insert(Generation::new(session, &requests, sampler, max_new_tokens).map_err(placed)?)
             }
         };
         let is_done = generation.advance(session, &mut |event| {
@@ -221,7 +227,8 @@ impl Work<'_> {
             (progress.n_tokens, progress.n_done) = (progress.n_tokens + 1, progress.n_done + ended);
             observer(*progress);
             ControlFlow::Continue(())
-        })?;
+        });
+        let is_done = is_done.map_err(placed)?;
         if !is_done {
             return Ok(None);
         }

@@ -206,7 +206,7 @@ impl Trainer {
     /// # Errors
     /// `Cancelled`, with the step resting where it was: another call goes on, and a checkpoint keeps its finished parts.
     /// `Diverged` when gradients were not finite in too many updates in a row. Those of images, prompts and generation,
-    /// which name the sample; what was finished before stands.
+    /// which name the sample, or the first and the last of those that a session answers together; what was finished before stands.
     pub fn step(&mut self, cancel: &CancelToken, observer: &mut (dyn FnMut(StepEvent) + Send)) -> Result<StepMetrics> {
         loop {
             cancel.check()?;
@@ -238,7 +238,8 @@ impl Trainer {
     ///
     /// A slice ends within one unit of its deadline: the encoding of a picture (which llama.cpp does not interrupt), the
     /// computation of a prompt, a token of all running answers, a layer of the engine forwards or backwards, a chunk of
-    /// the vocabulary, the update of the weights. It does one unit at least, so a run of short slices gets to its end too,
+    /// the vocabulary, the write of a prompt to the prefix cache, the update of the weights, the loading of the new adapter
+    /// into the sessions. It does one unit at least, so a run of short slices gets to its end too,
     /// with the same bits. A cancelled deadline does none, and stops sampling inside a unit on the CPU.
     ///
     /// # Errors

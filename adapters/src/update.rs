@@ -333,8 +333,7 @@ mod bits {
 
     pub(super) fn serialize<S: Serializer>(lessons: &[Logprobs], serializer: S) -> Result<S::Ok, S::Error> {
         let bits = |values: &Vec<f64>| values.iter().map(|value| value.to_bits()).collect();
-        let lessons: Vec<Vec<Vec<u64>>> =
-            lessons.iter().map(|rollouts| rollouts.iter().map(bits).collect()).collect();
+        let lessons: Vec<Vec<Vec<u64>>> = lessons.iter().map(|rollouts| rollouts.iter().map(bits).collect()).collect();
         lessons.serialize(serializer)
     }
 
@@ -359,7 +358,13 @@ mod tests {
         let json = serde_json::to_vec(&learned).expect("JSON");
         let read: Learned = serde_json::from_slice(&json).expect("its own JSON");
         let bits = |learned: &Learned| -> Vec<u64> {
-            [&learned.old, &learned.band].into_iter().flatten().flatten().flatten().map(|value| value.to_bits()).collect()
+            [&learned.old, &learned.band]
+                .into_iter()
+                .flatten()
+                .flatten()
+                .flatten()
+                .map(|value| value.to_bits())
+                .collect()
         };
         assert_eq!(bits(&read), bits(&learned));
         assert_eq!((read.old[0].len(), read.old.len(), read.band.len()), (2, 2, 1));

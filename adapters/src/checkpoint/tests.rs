@@ -53,7 +53,7 @@ fn the_newest_comes_back_to_the_bit_and_old_ones_go() {
 #[test]
 fn damaged_checkpoints_are_passed_over() {
     let folder = tempfile::tempdir().expect("temporary directory");
-    for name in [ADAPTER, MOMENTS, STATE] {
+    for name in [ADAPTER, MOMENTS, STATE, STATE_HASH] {
         let store = CheckpointStore::open(folder.path(), 5).expect("created");
         save(&store, 1);
         let damaged = save(&store, 2).join(name);
@@ -98,8 +98,55 @@ fn checkpoints_of_other_runs_are_refused_with_the_reason() {
         assert!(error.to_string().contains(reason), "{error}");
     }
     let state = path.join(STATE);
-    let newer = fs::read_to_string(&state).expect("readable").replace("\"version\": 2", "\"version\": 3");
+    let newer = fs::read_to_string(&state).expect("readable").replace("\"version\": 3", "\"version\": 4");
+    fs::write(path.join(STATE_HASH), sha256(newer.as_bytes())).expect("writable");
     fs::write(&state, newer).expect("writable");
     let error = store.load_newest(&run(), AdamWOptions::default()).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    // As versions before the hash have it.
+    let older = fs::read_to_string(&state).expect("readable").replace("\"version\": 4", "\"version\": 2");
+    fs::remove_file(path.join(STATE_HASH)).expect("there");
+    fs::write(&state, older).expect("writable");
+    let error = store.load_newest(&run(), AdamWOptions::default()).expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+}
+
+#[test]
+fn a_flipped_digit_of_the_state_is_damage() {
+    let folder = tempfile::tempdir().expect("temporary directory");
+    let store = CheckpointStore::open(folder.path(), 2).expect("created");
+    let state = save(&store, 1).join(STATE);
+    let flipped = fs::read_to_string(&state).expect("readable").replace("\"position\": 5", "\"position\": 7");
+    fs::write(&state, flipped).expect("writable");
+    assert_eq!(newest(&store), None);
+    save(&store, 1);
+    assert_eq!(newest(&store), Some(checkpoint(1)), "written over");
+}
+
+#[test]
+fn the_very_same_checkpoint_is_not_written_again() {
+    let folder = tempfile::tempdir().expect("temporary directory");
+    let store = CheckpointStore::open(folder.path(), 2).expect("created");
+    let witness = save(&store, 1).join("witness");
+    fs::write(&witness, "").expect("writable");
+    save(&store, 1);
+    assert!(witness.exists(), "the same");
+    let Checkpoint { state, weights, optimizer, .. } = checkpoint(1);
+    let state = TrainState { metrics_bytes: 100, ..state };
+    store.save(&state, &weights, &optimizer, None).expect("written");
+    assert!(!witness.exists(), "of another state");
+    assert_eq!(newest(&store).map(|newest| newest.state), Some(state));
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_read_is_no_damaged_one() {
+    let folder = tempfile::tempdir().expect("temporary directory");
+    let store = CheckpointStore::open(folder.path(), 5).expect("created");
+    save(&store, 1);
+    let moments = save(&store, 2).join(MOMENTS);
+    fs::remove_file(&moments).expect("there");
+    // Reading a folder fails in the manner of a disk that does not answer.
+    fs::create_dir(&moments).expect("writable");
+    let error = store.load_newest(&run(), AdamWOptions::default()).expect_err("not passed over");
+    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
 }

@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{self, BufReader, BufWriter, Read, Write},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use owlet_runtime::{AtomicFile, Error, Result};
@@ -17,6 +17,8 @@ use super::prefix::PrefixKey;
 
 const MAGIC: &[u8; 8] = b"OWLETKV1";
 const EXTENSION: &str = "kv";
+/// Time without a write after which a file under construction is nobody's any more; a whole one takes seconds.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// Where the prefix with `key` is in `directory`.
 pub(super) fn path(directory: &Path, key: PrefixKey) -> PathBuf {
@@ -87,28 +89,48 @@ fn header(key: PrefixKey, n_values: usize) -> Vec<u8> {
     [&MAGIC[..], &key.0, &(n_values as u64).to_le_bytes()].concat()
 }
 
-/// Removes the oldest files until the rest have at most `max_bytes`.
+/// Removes the oldest files until the rest have at most `max_bytes`, and what killed processes left half written.
 fn make_room(directory: &Path, max_bytes: u64) -> io::Result<()> {
     let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
+    // Of files that others are writing just now.
+    let mut n_bytes = 0;
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
+        let is_part = is_part(&path);
+        let is_ours = is_part || path.extension().is_some_and(|extension| extension == EXTENSION);
         // Files of others, and ones that another process removes meanwhile, do not count.
-        if path.extension().is_some_and(|extension| extension == EXTENSION)
-            && let Ok(metadata) = fs::metadata(&path)
-        {
-            files.push((metadata.modified()?, metadata.len(), path));
+        let Some(metadata) = fs::metadata(&path).ok().filter(|_| is_ours) else { continue };
+        let modified = metadata.modified()?;
+        if !is_part {
+            files.push((modified, metadata.len(), path));
+        } else if modified.elapsed().is_ok_and(|age| age > ABANDONED) {
+            remove(&path)?;
+        } else {
+            n_bytes += metadata.len();
         }
     }
     files.sort();
-    let mut n_bytes: u64 = files.iter().map(|(_, n_bytes, _)| n_bytes).sum();
+    n_bytes += files.iter().map(|(_, n_bytes, _)| n_bytes).sum::<u64>();
     for (_, length, path) in files {
         if n_bytes <= max_bytes {
             break;
         }
-        fs::remove_file(path)?;
+        remove(&path)?;
         n_bytes -= length;
     }
     Ok(())
+}
+
+/// Whether `path` is named as [`AtomicFile`] names files under construction.
+fn is_part(path: &Path) -> bool {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.starts_with(".owlet-") && name.ends_with(".part"))
+}
+
+/// Removes a file that another process may remove as well.
+fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path).or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 #[cfg(test)]
@@ -161,5 +183,23 @@ mod tests {
         assert!(read(&path(folder.path(), key(3)), key(3), 100).is_some(), "the newest is there");
         write(folder.path(), key(9), &[0.0; 1000], max_bytes).expect("left out");
         assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), n_files);
+    }
+
+    #[test]
+    fn what_killed_processes_left_goes_and_what_others_write_counts() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let file = |name: &str, age: Duration| {
+            let path = folder.path().join(name);
+            fs::write(&path, [0; 480]).expect("writable");
+            let file = fs::File::options().write(true).open(&path).expect("just written");
+            file.set_modified(SystemTime::now() - age).expect("a clock");
+            path
+        };
+        let (young, old) = (file(".owlet-a.part", Duration::ZERO), file(".owlet-b.part", 2 * ABANDONED));
+        for token in 0..2 {
+            write(folder.path(), key(token), &[0.0; 100], 2 * 480).expect("written");
+        }
+        assert!(young.exists() && !old.exists());
+        assert!(!path(folder.path(), key(0)).exists() && path(folder.path(), key(1)).exists());
     }
 }
