@@ -19,7 +19,7 @@ pub struct PrefixCacheOptions {
     /// A folder for the others, made if it is missing; default none. Files there serve later runs with the same model and
     /// number of threads. One that is damaged, or of something else, is computed again. The model is told by the header and
     /// the first 4096 bytes of each tensor of its file, not by all of it: models that differ further behind only need
-    /// folders of their own.
+    /// folders of their own. So do processors of one architecture with other instructions, where the same bits matter.
     pub directory: Option<PathBuf>,
     /// Bytes of the files in `directory`. Default 4 GiB. The oldest go first.
     pub directory_bytes: u64,
