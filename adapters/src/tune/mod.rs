@@ -170,6 +170,7 @@ impl Tuner {
     pub fn start_from(&mut self, weights: LoraWeights) -> Result<()> {
         weights.check_fits(&self.engine.lora_targets())?;
         self.optimizer = AdamW::new(self.options.optimizer, &weights);
+        self.options.lora = weights.config.clone();
         self.start = Some(weights.clone());
         self.weights = weights;
         Ok(())
