@@ -314,7 +314,16 @@ impl Model {
     /// # Errors
     /// As [`Model::encode`], before the pictures.
     pub fn count_tokens(&self, text: &str, image_sizes: &[(u32, u32)]) -> Result<usize> {
-        crate::prompt::count_tokens(self, text, image_sizes)
+        self.outline(text, image_sizes).map(|outline| outline.n_tokens())
+    }
+
+    /// As [`Model::encode`] of a user's turn, with places for the pictures and nothing in them: tells how long a prompt is
+    /// and which tokens are where, and cannot be computed.
+    ///
+    /// # Errors
+    /// As [`Model::count_tokens`].
+    pub fn outline(&self, text: &str, image_sizes: &[(u32, u32)]) -> Result<EncodedPrompt> {
+        crate::prompt::outline(self, text, image_sizes)
     }
 
     /// Encodes a picture that has the size of its budget.

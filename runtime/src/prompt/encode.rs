@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{EncodedPrompt, Part, Prompt, Role, Segment, guard::Guard};
+use super::{EncodedPrompt, ImageEmbedding, Part, Prompt, Role, Segment, guard::Guard};
 use crate::{
     Error, ErrorKind, Result,
     image::{Image, ImageBudget},
@@ -51,13 +51,27 @@ pub(crate) fn generation_prompt(model: &Model) -> Result<Vec<TokenId>> {
     }
 }
 
-/// See [`Model::count_tokens`].
-pub(crate) fn count_tokens(model: &Model, text: &str, image_sizes: &[(u32, u32)]) -> Result<usize> {
+/// See [`Model::outline`].
+pub(crate) fn outline(model: &Model, text: &str, image_sizes: &[(u32, u32)]) -> Result<EncodedPrompt> {
     // Where a picture goes does not depend on its size.
     let stubs = image_sizes.iter().map(|_| Image::from_rgb(1, 1, vec![0; 3])).collect::<Result<_>>()?;
-    let n_text = runs(model, &Prompt::user(text, stubs)?)?.iter().map(Vec::len).sum::<usize>();
-    let Some(budget) = model.image_budget() else { return Ok(n_text) };
-    image_sizes.iter().try_fold(n_text, |n, &(width, height)| Ok(n + budget.tokens_for(width, height)?))
+    let runs = runs(model, &Prompt::user(text, stubs)?)?;
+    let place = |&(width, height): &(u32, u32)| {
+        let n_tokens = model.image_budget().map_or(Ok(0), |budget| budget.tokens_for(width, height))?;
+        let (grid_w, data) = (n_tokens as u32, Vec::new());
+        let image = ImageEmbedding { n_tokens, grid_w, grid_h: 1, width_embd: 0, data, encode_ms: 0.0 };
+        Ok(Segment::Image(Arc::new(image)))
+    };
+    let places = image_sizes.iter().map(place).collect::<Result<Vec<_>>>()?;
+    let mut segments = Vec::with_capacity(runs.len() + places.len());
+    let mut places = places.into_iter();
+    for run in runs {
+        if !run.is_empty() {
+            segments.push(Segment::Tokens(run));
+        }
+        segments.extend(places.next());
+    }
+    Ok(EncodedPrompt { segments })
 }
 
 fn images(prompt: &Prompt) -> impl Iterator<Item = &Image> {

@@ -1,12 +1,13 @@
 //! Prompts: messages of text and pictures, and what becomes of them: tokens and image embeddings with positions.
 
+mod digest;
 mod encode;
 mod guard;
 mod split;
 
 use std::sync::Arc;
 
-pub(crate) use self::encode::{count_tokens, encode, generation_prompt};
+pub(crate) use self::encode::{encode, generation_prompt, outline};
 use crate::{Error, ErrorKind, Result, image::Image, model::TokenId};
 
 /// Where a picture goes in a text, as the data sets of OpenVLThinker spell it.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::Session;
-use crate::{Error, ErrorKind, Result, adapter::Adapter, prompt::EncodedPrompt};
+use crate::{Error, ErrorKind, Result, adapter::Adapter, model::TokenId, prompt::EncodedPrompt};
 
 impl Session {
     /// The adapters in use, with their scales.
@@ -49,15 +49,17 @@ impl Session {
         Ok(())
     }
 
+    /// What invokes the activated adapters in use; `None` when there are none.
+    pub fn invocation(&self) -> Option<&[TokenId]> {
+        self.adapters.iter().find_map(|(adapter, _)| adapter.invocation())
+    }
+
     /// Where in `prompt` the activated adapters begin to act; `None` when there are none.
     ///
     /// # Errors
     /// `InvalidInput` when `prompt` lacks their invocation.
     pub(super) fn activation(&self, prompt: &EncodedPrompt) -> Result<Option<usize>> {
-        let Some(invocation) = self.adapters.iter().find_map(|(adapter, _)| adapter.invocation()) else {
-            return Ok(None);
-        };
-        prompt.activation(invocation).map(Some)
+        self.invocation().map(|invocation| prompt.activation(invocation)).transpose()
     }
 
     /// Appends `prompt` to `seq` without the activated adapters; no logits come of it.
@@ -88,5 +90,6 @@ impl Session {
         // SAFETY: the adapters are of this model (`set_adapters`) and kept in `self.adapters`; ones that leave it are
         // dropped after the context forgot them.
         unsafe { self.context.set_adapters(&mut pointers, &mut scales) };
+        self.is_adapting = !pointers.is_empty();
     }
 }

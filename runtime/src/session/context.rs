@@ -113,6 +113,28 @@ impl Context {
         }
     }
 
+    /// What `sequence` holds, in llama.cpp's format.
+    pub(super) fn state(&mut self, sequence: usize) -> Result<Vec<u8>> {
+        let failed = || Error::new(ErrorKind::Backend, "llama.cpp cannot save a sequence").at(sequence);
+        // SAFETY: the session only passes its own sequences.
+        let n_bytes = unsafe { sys::llama_state_seq_get_size_ext(self.raw.as_ptr(), sequence as i32, NO_FLAGS) };
+        let mut bytes = vec![0; n_bytes];
+        // SAFETY: as above; the call writes at most `n_bytes`.
+        let n_written = unsafe {
+            sys::llama_state_seq_get_data_ext(self.raw.as_ptr(), bytes.as_mut_ptr(), n_bytes, sequence as i32, NO_FLAGS)
+        };
+        if n_bytes == 0 || n_written != n_bytes { Err(failed()) } else { Ok(bytes) }
+    }
+
+    /// Puts what [`Context::state`] gave into `sequence`; `false` when llama.cpp refuses it.
+    pub(super) fn set_state(&mut self, sequence: usize, bytes: &[u8]) -> bool {
+        // SAFETY: the session only passes its own sequences, and positions that it checked; llama.cpp checks lengths.
+        let n_read = unsafe {
+            sys::llama_state_seq_set_data_ext(self.raw.as_ptr(), bytes.as_ptr(), bytes.len(), sequence as i32, NO_FLAGS)
+        };
+        n_read == bytes.len()
+    }
+
     /// Sets the adapters of this context.
     ///
     /// # Safety
@@ -181,10 +203,26 @@ fn context_params(
     params
 }
 
+/// Of a state: all of it, in memory of the host.
+const NO_FLAGS: sys::llama_state_seq_flags = 0;
+
 /// llama.cpp makes caches of a multiple of this many cells.
 const CELL_BLOCK: u32 = 256;
 
 impl KvType {
+    /// Its number in the files of a sequence's state.
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q8_0 => 2,
+        }
+    }
+
+    pub(super) fn from_code(code: u8) -> Option<Self> {
+        [Self::F32, Self::F16, Self::Q8_0].into_iter().find(|kv_type| kv_type.code() == code)
+    }
+
     fn ggml(self) -> sys::ggml_type {
         match self {
             Self::F32 => sys::GGML_TYPE_F32,

@@ -8,14 +8,20 @@ mod adapters;
 mod batch;
 mod context;
 mod options;
+mod prompts;
+mod state;
 
 use std::{sync::Arc, time::Instant};
 
-pub use self::options::{FlashAttention, KvType, SessionOptions};
 use self::{
     batch::Batch,
     context::{Context, DecodeFailure},
     options::MAX_SEQUENCES,
+};
+pub use self::{
+    options::{FlashAttention, KvType, SessionOptions},
+    prompts::{PromptCache, PromptCacheStats},
+    state::SequenceState,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -38,6 +44,10 @@ pub struct Session {
     sequences: Vec<Sequence>,
     batch: Batch,
     timings: Timings,
+    /// Keys and values of what comes before invocations.
+    prompts: Option<Arc<PromptCache>>,
+    /// Whether adapters act on what is computed now.
+    is_adapting: bool,
     /// How often all sequences were emptied: tells answers under way that they lost theirs.
     n_clears: u64,
 }
@@ -50,6 +60,10 @@ struct Sequence {
     next_position: i32,
     /// Entry of the last batch that holds this sequence's logits.
     logits_at: Option<usize>,
+    /// Whether adapters acted on any of it.
+    is_adapted: bool,
+    /// Whether a fork from or to it waits for the next decode call, which copies the data.
+    is_unsettled: bool,
 }
 
 impl Session {
@@ -67,6 +81,8 @@ impl Session {
             sequences: vec![Sequence::default(); options.n_seq],
             batch: Batch::new(wants_all_logits(model)),
             timings: Timings::default(),
+            prompts: None,
+            is_adapting: false,
             n_clears: 0,
         })
     }
@@ -119,13 +135,14 @@ impl Session {
         let result = match self.activation(prompt)? {
             Some(place) => {
                 let (base, adapted) = prompt.split_at(place);
-                self.run_base(seq, &base).and_then(|()| self.run_segments(seq, &adapted, true))
+                self.run_before_invocation(seq, &base).and_then(|()| self.run_segments(seq, &adapted, true))
             }
             None => self.run_segments(seq, prompt, true),
         };
         if result.is_err() {
             self.context.truncate(seq, before.next_position);
-            self.sequences[seq] = Sequence { logits_at: None, ..before };
+            let is_unsettled = self.sequences[seq].is_unsettled;
+            self.sequences[seq] = Sequence { logits_at: None, is_unsettled, ..before };
         }
         self.timings.prefill_ms += start.elapsed().as_secs_f64() * 1e3;
         if result.is_ok() {
@@ -147,7 +164,8 @@ impl Session {
                 return Err(error.got(source));
             }
             self.context.copy(source, target);
-            self.sequences[target] = sequence;
+            self.sequences[target] = Sequence { is_unsettled: true, ..sequence };
+            self.sequences[source].is_unsettled = true;
         }
         Ok(())
     }
@@ -171,10 +189,7 @@ impl Session {
             return Err(error);
         }
         for (index, &(seq, _)) in tokens.iter().enumerate() {
-            let sequence = &mut self.sequences[seq];
-            sequence.n_tokens += 1;
-            sequence.next_position += 1;
-            sequence.logits_at = Some(index);
+            self.advance(seq, 1, 1, Some(index));
         }
         self.timings.decode_ms += start.elapsed().as_secs_f64() * 1e3;
         self.timings.n_decoded += tokens.len() as u64;
@@ -201,18 +216,20 @@ impl Session {
     /// `InvalidInput` for a sequence out of range.
     pub fn clear(&mut self, seq: usize) -> Result<()> {
         self.sequence(seq)?;
-        self.context.truncate(seq, 0);
-        self.sequences[seq] = Sequence::default();
+        self.empty(seq);
         Ok(())
     }
 
     /// Empties all sequences.
     pub fn clear_all(&mut self) {
         self.n_clears += 1;
-        for seq in 0..self.sequences.len() {
-            self.context.truncate(seq, 0);
-            self.sequences[seq] = Sequence::default();
-        }
+        (0..self.sequences.len()).for_each(|seq| self.empty(seq));
+    }
+
+    fn empty(&mut self, seq: usize) {
+        self.context.truncate(seq, 0);
+        let is_unsettled = self.sequences[seq].is_unsettled;
+        self.sequences[seq] = Sequence { is_unsettled, ..Sequence::default() };
     }
 
     pub(crate) fn n_clears(&self) -> u64 {
@@ -221,15 +238,16 @@ impl Session {
 
     /// Where `seq` stands, for [`Session::rewind`].
     pub(crate) fn mark(&self, seq: usize) -> Mark {
-        let Sequence { n_tokens, next_position, .. } = self.sequences[seq];
-        Mark { n_tokens, next_position }
+        let Sequence { n_tokens, next_position, is_adapted, .. } = self.sequences[seq];
+        Mark { n_tokens, next_position, is_adapted }
     }
 
     /// Cuts `seq` back to `mark`, which it, or the sequence it was forked from, went through.
     pub(crate) fn rewind(&mut self, seq: usize, mark: Mark) {
         self.context.truncate(seq, mark.next_position);
-        let Mark { n_tokens, next_position } = mark;
-        self.sequences[seq] = Sequence { n_tokens, next_position, logits_at: None };
+        let Mark { n_tokens, next_position, is_adapted } = mark;
+        let is_unsettled = self.sequences[seq].is_unsettled;
+        self.sequences[seq] = Sequence { n_tokens, next_position, logits_at: None, is_adapted, is_unsettled };
     }
 
     fn sequence(&self, seq: usize) -> Result<&Sequence> {
@@ -345,6 +363,7 @@ impl Session {
             // SAFETY: `check_image` fixed the width of the rows and their number; the batch describes one chunk of at
             // most `n_ubatch` tokens with four positions each, for a sequence that exists.
             unsafe { self.context.decode(batch) }.map_err(|failure| self.failed(failure))?;
+            self.forks_are_settled();
             let n_positions = if index + 1 == n_chunks { segment.n_positions() } else { 0 };
             self.advance(seq, positions.len(), n_positions, wants_logits.then_some(positions.len() - 1));
         }
@@ -357,7 +376,14 @@ impl Session {
         let batch = self.batch.of_tokens();
         // SAFETY: callers checked tokens and sequences; a batch is a chunk of at most `n_ubatch` tokens or one token for
         // each sequence, and the context's batch size is the larger of both.
-        unsafe { self.context.decode(batch) }.map_err(|failure| self.failed(failure))
+        unsafe { self.context.decode(batch) }.map_err(|failure| self.failed(failure))?;
+        self.forks_are_settled();
+        Ok(())
+    }
+
+    /// A decode call copied what forks had put off.
+    fn forks_are_settled(&mut self) {
+        self.sequences.iter_mut().for_each(|sequence| sequence.is_unsettled = false);
     }
 
     /// The next batch overwrites the logits of the last one.
@@ -370,6 +396,7 @@ impl Session {
         sequence.n_tokens += n_tokens;
         sequence.next_position += n_positions;
         sequence.logits_at = logits_at;
+        sequence.is_adapted |= self.is_adapting;
     }
 
     fn failed(&self, failure: DecodeFailure) -> Error {
@@ -396,6 +423,7 @@ fn wants_all_logits(model: &Model) -> bool {
 pub(crate) struct Mark {
     n_tokens: usize,
     next_position: i32,
+    is_adapted: bool,
 }
 
 impl std::fmt::Debug for Session {

@@ -1,0 +1,221 @@
+//! Keys and values of a sequence outside of its session: to be computed once and used again, in other sequences, sessions
+//! and runs.
+//!
+//! llama.cpp writes and reads them; what surrounds them in its format (the number of the sequence and of its neighbours) is
+//! left out, so a state fits every sequence of every session of the same model and precision. Restored keys and values are
+//! the bits that were saved, in the order of the tokens from the first cell on, as a prompt that is computed in an
+//! empty sequence has them: what follows has the same bits too.
+
+use std::fmt;
+
+use super::{KvType, Sequence, Session};
+use crate::{Error, ErrorKind, Result, model::Model, prompt::EncodedPrompt};
+
+/// Bytes of llama.cpp's format in front of the cells: a magic number, the number of the sequence, that of the streams.
+const HEADER: usize = 12;
+/// Bytes of the number of cells of a stream; streams without cells have nothing else.
+const COUNT: usize = size_of::<u32>();
+
+/// First bytes of [`SequenceState::to_bytes`].
+const MAGIC: &[u8; 8] = b"OWLETSQ1";
+/// Bytes of [`crate::ModelInfo::hash`].
+const HASH: usize = 64;
+/// Bytes in front of the cells in [`SequenceState::to_bytes`].
+const PREAMBLE: usize = MAGIC.len() + HASH + 1 /* precision */ + 4 /* layers */ + 4 /* tokens */ + 32 /* content */;
+
+/// Keys and values of a sequence as the base model computed them, and what they are of.
+#[derive(Clone, PartialEq)]
+pub struct SequenceState {
+    /// [`crate::ModelInfo::hash`].
+    model: String,
+    kv_type: KvType,
+    n_layer: usize,
+    n_tokens: usize,
+    /// [`EncodedPrompt::digest`].
+    content: [u8; 32],
+    /// Positions, keys and values in llama.cpp's format.
+    cells: Vec<u8>,
+}
+
+impl SequenceState {
+    /// Tokens, those of pictures included.
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    /// Bytes of memory.
+    pub fn n_bytes(&self) -> usize {
+        self.cells.capacity() + self.model.capacity() + size_of::<Self>()
+    }
+
+    /// As bytes: `OWLETSQ1`, hash of the model, precision, layers, tokens, digest of the content, cells; little-endian. They
+    /// carry no checksum: whoever stores them adds one.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(PREAMBLE + self.cells.len());
+        bytes.extend(MAGIC);
+        bytes.extend(self.model.as_bytes());
+        bytes.push(self.kv_type.code());
+        bytes.extend((self.n_layer as u32).to_le_bytes());
+        bytes.extend((self.n_tokens as u32).to_le_bytes());
+        bytes.extend(self.content);
+        bytes.extend(&self.cells);
+        bytes
+    }
+
+    /// The state in `bytes`, which [`SequenceState::to_bytes`] made. What it is of is compared when it is restored.
+    ///
+    /// # Errors
+    /// `InvalidFile` for bytes of another form.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let wrong = || Error::new(ErrorKind::InvalidFile, "not the state of a sequence");
+        let (preamble, cells) = bytes.split_at_checked(PREAMBLE).ok_or_else(wrong)?;
+        let (magic, rest) = preamble.split_at(MAGIC.len());
+        let (model, rest) = rest.split_at(HASH);
+        let model = std::str::from_utf8(model).map_err(|_| wrong())?;
+        let kv_type = KvType::from_code(rest[0]).filter(|_| magic == MAGIC).ok_or_else(wrong)?;
+        let number = |at: usize| Some(u32::from_le_bytes(rest.get(at..at + 4)?.try_into().ok()?) as usize);
+        let (Some(n_layer), Some(n_tokens)) = (number(1), number(5)) else { return Err(wrong()) };
+        let content = rest[9..].try_into().map_err(|_| wrong())?;
+        Ok(Self { model: model.to_owned(), kv_type, n_layer, n_tokens, content, cells: cells.to_vec() })
+    }
+
+    /// Whether the cells are those of the tokens of `content`, each at its position and of one sequence. llama.cpp would end
+    /// the process on some of the others.
+    fn has_cells_of(&self, content: &EncodedPrompt, has_grid: bool) -> bool {
+        // `None` where any number will do: the token, and the number that the sequence had.
+        let cell = |[time, height, width, _]: [i32; 4]| {
+            let grid = [Some(width), Some(height), None].into_iter().filter(move |_| has_grid);
+            [Some(time), Some(1 /* sequence */)].into_iter().chain(grid).chain([None])
+        };
+        let n_cells = content.n_tokens() as i32;
+        let expected = std::iter::once(Some(n_cells)).chain(content.positions().into_iter().flat_map(cell));
+        let mut found = self.cells.chunks_exact(4).map(|bytes| i32::from_le_bytes([0, 1, 2, 3].map(|at| bytes[at])));
+        expected.into_iter().all(|number| found.next().is_some_and(|found| number.is_none_or(|number| number == found)))
+    }
+}
+
+impl fmt::Debug for SequenceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SequenceState({} tokens, {} bytes)", self.n_tokens, self.cells.len())
+    }
+}
+
+impl Session {
+    /// The keys and values of sequence `seq`, which holds `content` and nothing else, as the base computed it.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a sequence out of range; `Mismatch` when it holds another number of tokens or positions than
+    /// `content`; `Unsupported` where adapters acted on it, which a state does not tell; `ContextOverflow` for a full
+    /// sequence that was forked and not decoded since; `Backend`.
+    pub fn save(&mut self, seq: usize, content: &EncodedPrompt) -> Result<SequenceState> {
+        let Sequence { n_tokens, next_position, is_adapted, .. } = *self.sequence(seq)?;
+        if (n_tokens, next_position) != (content.n_tokens(), content.next_position()) {
+            let error = Error::new(ErrorKind::Mismatch, "sequence holds something else").at(format!("sequence {seq}"));
+            return Err(error.got(format!("{n_tokens} tokens")).needed(format!("{}", content.n_tokens())));
+        }
+        if is_adapted {
+            let error = Error::new(ErrorKind::Unsupported, "keys and values of adapters cannot be saved");
+            return Err(error.at(format!("sequence {seq}")).needed("a sequence of the base alone"));
+        }
+        self.settle(seq)?;
+        let mut cells = self.context.state(seq)?;
+        let n_behind = COUNT * (self.options.n_seq - 1 - seq);
+        cells.truncate(cells.len().saturating_sub(n_behind));
+        cells.drain(..(HEADER + COUNT * seq).min(cells.len()));
+        cells.shrink_to_fit();
+        // Each cell names the sequence it is of, at its end.
+        let records = cells.get_mut(COUNT..COUNT + n_tokens * cell_bytes(&self.model)).unwrap_or_default();
+        for record in records.chunks_exact_mut(cell_bytes(&self.model)) {
+            record.iter_mut().rev().take(4).for_each(|byte| *byte = 0);
+        }
+        let model = self.model.info().hash.clone();
+        let (kv_type, n_layer) = (self.options.kv_type, self.model.info().n_layer);
+        Ok(SequenceState { model, kv_type, n_layer, n_tokens, content: content.digest(), cells })
+    }
+
+    /// Makes sequence `seq` hold `state`, which is of `content`, in place of what it held; [`Session::prefill`] goes on from
+    /// there.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a sequence out of range; `Mismatch` when `state` is of another model, precision or content, or of
+    /// a session with attention of another kind; `Unsupported` when the session has adapters that act on every token;
+    /// `ContextOverflow` when the session's sequences are too short. The sequence is then as it was, or empty where
+    /// llama.cpp refused the state or was cancelled.
+    pub fn restore(&mut self, seq: usize, state: &SequenceState, content: &EncodedPrompt) -> Result<()> {
+        self.sequence(seq)?;
+        self.check_state(state, content)?;
+        if self.adapters.iter().any(|(adapter, _)| adapter.invocation().is_none()) {
+            let error = Error::new(ErrorKind::Unsupported, "keys and values of the base do not serve plain adapters");
+            return Err(error.needed("activated adapters, or none"));
+        }
+        self.check_room(&Sequence::default(), state.n_tokens)?;
+        self.clear(seq)?;
+        self.settle(seq)?;
+        self.forget_logits();
+        // As llama.cpp writes an empty sequence, with its number of cells replaced.
+        let mut bytes = self.context.state(seq)?;
+        let at = (HEADER + COUNT * seq).min(bytes.len());
+        let behind = (at + COUNT).min(bytes.len());
+        bytes.splice(at..behind, state.cells.iter().copied());
+        if !self.context.set_state(seq, &bytes) {
+            self.clear(seq)?;
+            let error = Error::new(ErrorKind::Mismatch, "llama.cpp does not take these keys and values");
+            return Err(error.needed("those of a session with the same options"));
+        }
+        self.sequences[seq] =
+            Sequence { n_tokens: state.n_tokens, next_position: content.next_position(), ..Sequence::default() };
+        Ok(())
+    }
+
+    fn check_state(&self, state: &SequenceState, content: &EncodedPrompt) -> Result<()> {
+        let info = self.model.info();
+        let (kv_type, n_tokens) = (self.options.kv_type, content.n_tokens());
+        let refused = |what: &str, got: String, needed: String| {
+            Err(Error::new(ErrorKind::Mismatch, "state of a sequence is of something else")
+                .at(what)
+                .got(got)
+                .needed(needed))
+        };
+        if state.model != info.hash {
+            return refused("model", state.model.clone(), info.hash.clone());
+        }
+        if state.n_layer != info.n_layer {
+            return refused("layers", state.n_layer.to_string(), info.n_layer.to_string());
+        }
+        if state.kv_type != kv_type {
+            return refused("precision", format!("{:?}", state.kv_type), format!("{kv_type:?}"));
+        }
+        if (state.n_tokens, state.content) != (n_tokens, content.digest()) || n_tokens == 0 {
+            return refused("content", format!("{} tokens", state.n_tokens), format!("{n_tokens} certain ones"));
+        }
+        if !state.has_cells_of(content, has_grid(&self.model)) {
+            return refused("cells", "other positions".to_owned(), "those of the content".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Has llama.cpp do what it put off: forks copy their data at the next decode call, which would write over what is
+    /// restored, and is not there yet to be saved.
+    fn settle(&mut self, seq: usize) -> Result<()> {
+        if !self.sequences[seq].is_unsettled {
+            return Ok(());
+        }
+        let before = self.sequences[seq];
+        self.check_room(&before, 1)?;
+        self.batch.clear();
+        self.batch.push_token(0, before.next_position, seq, false);
+        let result = self.run_token_batch();
+        self.context.truncate(seq, before.next_position);
+        result
+    }
+}
+
+/// Bytes in which llama.cpp describes a cell: position, number of sequences, place in the picture and token, sequence.
+fn cell_bytes(model: &Model) -> usize {
+    4 * if has_grid(model) { 6 } else { 3 }
+}
+
+/// Whether llama.cpp keeps places in pictures (M-RoPE) beside positions.
+fn has_grid(model: &Model) -> bool {
+    model.hyper().architecture.is_vision()
+}
