@@ -13,8 +13,8 @@ use std::{
 
 use measured_run::Length;
 use owlet::{
-    ErrorKind, LoraConfig, MemoryPart, MemoryPlan, Model, ModelOptions, PlanRequest, QuantType, Target, Trainer,
-    TrainerOptions,
+    ErrorKind, LoraConfig, LoraMode, MemoryPart, MemoryPlan, Model, ModelOptions, PlanRequest, PrefixCacheOptions,
+    QuantType, Target, Trainer, TrainerOptions,
     gguf::GgufFile,
     quant::synth::{Family, SynthModel, SynthOptions, synthesize},
 };
@@ -167,6 +167,31 @@ fn budgets_are_met_step_by_step_or_refused_with_what_would_fit() {
     assert!(seen.last().is_some_and(|seen| seen.2 < 8), "{seen:?}: then the group goes in parts");
     let text = refusal.to_string();
     assert!(refusal.kind() == ErrorKind::Limit && text.contains("at least") && text.contains("--"), "{text}");
+}
+
+#[test]
+fn prompts_that_activated_runs_keep_are_counted_and_given_up_for_a_budget() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let case = cases().remove(0);
+    let file = Arc::new(GgufFile::open(write(folder.path(), &case)).expect("valid"));
+    let lora = LoraConfig { mode: LoraMode::Activated { invocation: vec![65] }, ..case.options.lora.clone() };
+    let activated = TrainerOptions { lora, ..case.options.clone() };
+    let planned = |options: &TrainerOptions, sampler_bytes: usize| {
+        let prefix_cache = PrefixCacheOptions { sampler_bytes, ..PrefixCacheOptions::default() };
+        let request = PlanRequest { file: &file, mmproj_bytes: 0, n_image: 0, options };
+        let engine = EngineOptions { n_threads: 1, prefix_cache, ..EngineOptions::default() };
+        MemoryPlan::new(&request, &engine).expect("a plan").bytes(MemoryPart::SamplerPrefixes)
+    };
+    assert_eq!([planned(&activated, 0), planned(&case.options, 5 << 20)], [0, 0]);
+    // F16 keys and values of 384 tokens, twice: of llama.cpp and on their way into the cache.
+    let n_bytes = |n_sessions| planned(&TrainerOptions { n_sessions, n_threads: 2, ..activated.clone() }, 5 << 20);
+    let decoder = model();
+    let per_prompt = (2 * decoder.n_layers * decoder.head_dim * decoder.n_kv_heads * 2 * 384) as usize;
+    assert_eq!([n_bytes(1), n_bytes(2)], [1, 2].map(|n_sessions| (5 << 20) + n_sessions * 2 * per_prompt));
+
+    let tight = TrainerOptions { memory_budget: Some(90 << 20), ..activated };
+    let tight = plan(&file, &tight).expect("fits without what is kept");
+    assert_eq!((tight.bytes(MemoryPart::SamplerPrefixes), tight.engine.prefix_cache.sampler_bytes), (0, 0));
 }
 
 #[test]

@@ -16,6 +16,8 @@ use tempfile::TempDir;
 #[path = "../runtime/tests/common/tiny.rs"]
 mod tiny;
 
+#[path = "training/reuse.rs"]
+mod reuse;
 #[path = "training/slices.rs"]
 mod slices;
 

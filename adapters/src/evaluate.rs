@@ -115,7 +115,8 @@ fn accuracy_interval(accuracies: &[f64]) -> Interval {
 /// Asks every sample of `dataset` once, greedily, with the adapters that the sessions have.
 ///
 /// # Errors
-/// `ContextOverflow` for a prompt that does not fit the sessions' context, before the first answer; those of images,
+/// `ContextOverflow` for a prompt that does not fit the sessions' context and `InvalidInput` for one that does not invoke
+/// their activated adapters, before the first answer; those of images,
 /// prompts and generation; `Cancelled`.
 pub fn evaluate(
     sessions: &mut [Session],
@@ -125,7 +126,8 @@ pub fn evaluate(
     on_progress: &mut (dyn FnMut(RolloutProgress) + Send),
 ) -> Result<Evaluation> {
     if let Some(session) = sessions.first() {
-        prompt_lengths(session.model(), dataset, options.suffix, session.options().n_ctx - 1)?;
+        let max_tokens = session.options().n_ctx - 1;
+        prompt_lengths(session.model(), dataset, options.suffix, max_tokens, session.invocation())?;
     }
     let sampler = SamplerOptions::greedy();
     let rules = RolloutRules {

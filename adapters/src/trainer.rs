@@ -14,15 +14,15 @@ use std::{
 };
 
 use owlet_runtime::{
-    Adapter, CancelToken, Deadline, Error, ErrorKind, FlashAttention, KvType, Model, Result, Session, SessionOptions,
-    gguf::GgufFile,
+    Adapter, CancelToken, Deadline, Error, ErrorKind, FlashAttention, KvType, Model, PromptCache, PromptCacheStats,
+    Result, Session, SessionOptions, gguf::GgufFile,
 };
 
 use crate::{
     checkpoint::{CheckpointStore, Resumed, RunIdentity, TrainState},
     cursor::{Cursor, Order},
     data::Dataset,
-    engine::{Engine, EngineOptions},
+    engine::{Engine, EngineOptions, PrefixCacheStats},
     evaluate::{EvaluateOptions, Evaluation, evaluate},
     file::{AdapterFile, Precision, Provenance},
     lora::{LoraConfig, LoraWeights},
@@ -68,6 +68,8 @@ pub enum Slice {
 pub struct Trainer {
     model: Model,
     sessions: Vec<Session>,
+    /// Shared by the sessions.
+    prompts: Arc<PromptCache>,
     /// Away while a gradient rests.
     engine: Option<Engine>,
     dataset: Dataset,
@@ -103,15 +105,21 @@ impl Trainer {
         let options = TrainerOptions { n_threads, lora, ..options };
         let session_options = session_options(&options);
         let file = Arc::new(GgufFile::open(model.path())?);
-        let engine = Engine::from_file(&file, engine_options(model, &file, &options)?)?;
+        let engine_options = engine_options(model, &file, &options)?;
+        let sampler_bytes = engine_options.prefix_cache.sampler_bytes;
+        let prompts = Arc::new(PromptCache::new(sampler_bytes));
+        let engine = Engine::from_file(&file, engine_options)?;
         let mut sessions =
             (0..options.n_sessions).map(|_| Session::new(model, &session_options)).collect::<Result<Vec<_>>>()?;
+        let shared = Some(&prompts).filter(|_| sampler_bytes > 0);
+        sessions.iter_mut().for_each(|session| session.set_prompt_cache(shared.cloned()));
         let weights = LoraWeights::init(&options.lora, &engine.lora_targets(), options.seed)?;
         // An identity, but not without effect: an activated adapter has prompts computed in two calls, and a run that is
         // resumed within its first step must compute them in the same ones.
         sample_with(model, &mut sessions, &weights)?;
         let optimizer = AdamW::new(options.optimizer, &weights);
-        let lengths = prompt_lengths(model, &dataset, &options.suffix, options.max_prompt_tokens)?;
+        let invocation = options.lora.mode.invocation();
+        let lengths = prompt_lengths(model, &dataset, &options.suffix, options.max_prompt_tokens, invocation)?;
         // The first of equals.
         let longest = (0..lengths.len()).rev().max_by_key(|&sample| lengths[sample]);
         let first = longest.filter(|_| options.largest_first);
@@ -119,6 +127,7 @@ impl Trainer {
         Ok(Self {
             model: model.clone(),
             sessions,
+            prompts,
             engine: Some(engine),
             dataset,
             reward,
@@ -139,8 +148,11 @@ impl Trainer {
     /// counts them, make the trainer with these options too. The reference policy of a KL penalty is the base without them.
     ///
     /// # Errors
-    /// `Mismatch` if they are of another model; those of adapters that llama.cpp cannot load.
+    /// `Mismatch` if they are of another model; `InvalidInput` for a sample whose prompt does not invoke them; those of
+    /// adapters that llama.cpp cannot load.
     pub fn start_from(&mut self, weights: LoraWeights) -> Result<()> {
+        let (options, invocation) = (&self.options, weights.config.mode.invocation());
+        prompt_lengths(&self.model, &self.dataset, &options.suffix, options.max_prompt_tokens, invocation)?;
         if let Some(mut running) = self.running.take() {
             running.abandon(&mut self.engine);
         }
@@ -329,6 +341,17 @@ impl Trainer {
             composition: &self.options.reward,
         };
         evaluate(&mut self.sessions, dataset, &options, cancel, on_progress)
+    }
+
+    /// How often the sampler's sessions found the beginning of an activated adapter's prompt at hand, since this trainer
+    /// was made.
+    pub fn prompt_stats(&self) -> PromptCacheStats {
+        self.prompts.stats()
+    }
+
+    /// The same of the engine; `None` while a gradient is under way.
+    pub fn prefix_stats(&self) -> Option<PrefixCacheStats> {
+        self.engine.as_ref().map(Engine::prefix_stats)
     }
 
     /// Steps done.

@@ -190,6 +190,7 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
         before.keep(&directory)?;
     }
     let steps = train(&mut trainer, Some(&mut folder), &cancel, output)?;
+    say_reuse(&trainer, output);
     trainer.write_adapter(&args.out, Precision::F32)?;
     let after = match &held_out {
         Some(held_out) => Some(ask(&mut trainer, held_out, "after", &cancel, output)?),
@@ -210,6 +211,16 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
         output.say(results_table(before, after).trim_end());
     }
     output.line(args.out.display())
+}
+
+/// How often an activated run found keys and values of questions at hand.
+fn say_reuse(trainer: &Trainer, output: Output) {
+    let sampler = trainer.prompt_stats();
+    let Some(engine) = trainer.prefix_stats().filter(|engine| engine.n_computed + engine.n_disk > 0) else { return };
+    output.say(format_args!(
+        "questions left to the base: sampler {} computed, {} at hand; engine {} computed, {} at hand, {} from the folder",
+        sampler.n_computed, sampler.n_restored, engine.n_computed, engine.n_memory, engine.n_disk
+    ));
 }
 
 impl AdaptArgs {

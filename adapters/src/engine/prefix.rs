@@ -3,20 +3,24 @@
 //! The base computes them, and the base does not change: they serve every step and epoch, every adapter, and the reference
 //! policy. What is kept is exactly what was computed, so a hit gives the same bits as a miss.
 
-use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
-use owlet_runtime::{EncodedPrompt, Segment};
+use owlet_runtime::{EncodedPrompt, Lru};
 use sha2::{Digest, Sha256};
 
 use super::{family::Decoder, prefix_file};
 
-/// How prefixes are kept. One takes `2 x layers x keys' width` F32 numbers for each of its tokens.
+/// How prefixes are kept. One takes `2 x layers x keys' width` F32 numbers for each of its tokens; one of the sampler as
+/// many of its own precision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrefixCacheOptions {
     /// Memory, in bytes. Default 256 MiB. Those that were not used for the longest time go first; one that does not fit is
     /// computed for every call.
     pub memory_bytes: usize,
-    /// A folder for the others, made if it is missing; default none. Files there serve later runs with the same model and
+    /// Memory, in bytes, of those that the sampler's sessions share: llama.cpp has its own layout and precision. Default
+    /// 128 MiB, which holds as many in F16. None of them are on disk.
+    pub sampler_bytes: usize,
+    /// A folder for the engine's, made if it is missing; default none. Files there serve later runs with the same model and
     /// number of threads. One that is damaged, or of something else, is computed again. The model is told by the header and
     /// the first 4096 bytes of each tensor of its file, not by all of it: models that differ further behind only need
     /// folders of their own. So do processors of one architecture with other instructions, where the same bits matter.
@@ -27,7 +31,7 @@ pub struct PrefixCacheOptions {
 
 impl Default for PrefixCacheOptions {
     fn default() -> Self {
-        Self { memory_bytes: 256 << 20, directory: None, directory_bytes: 4 << 30 }
+        Self { memory_bytes: 256 << 20, sampler_bytes: 128 << 20, directory: None, directory_bytes: 4 << 30 }
     }
 }
 
@@ -52,22 +56,7 @@ impl PrefixKey {
         let mut hasher = Sha256::new();
         hasher.update((context.len() as u64).to_le_bytes());
         hasher.update(context);
-        for segment in &prompt.segments {
-            match segment {
-                Segment::Tokens(tokens) => {
-                    hasher.update([0]);
-                    hasher.update((tokens.len() as u64).to_le_bytes());
-                    hasher.update(bytemuck::cast_slice::<_, u8>(tokens));
-                }
-                Segment::Image(image) => {
-                    hasher.update([1]);
-                    for n in [image.grid_w as u64, image.grid_h as u64, image.width_embd as u64] {
-                        hasher.update(n.to_le_bytes());
-                    }
-                    hasher.update(bytemuck::cast_slice::<_, u8>(&image.data));
-                }
-            }
-        }
+        hasher.update(prompt.digest());
         Self(hasher.finalize().into())
     }
 }
@@ -111,24 +100,16 @@ impl Prefix {
 }
 
 /// Prefixes by what they are of.
-#[derive(Default)]
 pub(super) struct PrefixCache {
     options: PrefixCacheOptions,
-    entries: HashMap<PrefixKey, Entry>,
-    n_bytes: usize,
-    /// Counts uses.
-    clock: u64,
+    entries: Lru<PrefixKey, Arc<Prefix>>,
     stats: PrefixCacheStats,
-}
-
-struct Entry {
-    prefix: Arc<Prefix>,
-    last_used: u64,
 }
 
 impl PrefixCache {
     pub(super) fn new(options: PrefixCacheOptions) -> Self {
-        Self { options, ..Self::default() }
+        let entries = Lru::new(options.memory_bytes);
+        Self { options, entries, stats: PrefixCacheStats::default() }
     }
 
     pub(super) fn stats(&self) -> PrefixCacheStats {
@@ -137,16 +118,14 @@ impl PrefixCache {
 
     /// Bytes of memory that it holds.
     pub(super) fn n_bytes(&self) -> usize {
-        self.n_bytes
+        self.entries.n_bytes()
     }
 
     /// The prefix of `n_tokens` tokens that is kept under `key`.
     pub(super) fn get(&mut self, key: PrefixKey, decoder: &Decoder, n_tokens: usize) -> Option<Arc<Prefix>> {
-        self.clock += 1;
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.last_used = self.clock;
+        if let Some(prefix) = self.entries.get(key) {
             self.stats.n_memory += 1;
-            return Some(Arc::clone(&entry.prefix));
+            return Some(prefix);
         }
         let path = prefix_file::path(self.options.directory.as_deref()?, key);
         let values = prefix_file::read(&path, key, Prefix::n_values(decoder, n_tokens))?;
@@ -167,19 +146,8 @@ impl PrefixCache {
         }
     }
 
-    /// Keeps a prefix in memory, in place of those that were not used for the longest time.
     fn keep(&mut self, key: PrefixKey, prefix: &Arc<Prefix>) {
-        let n_bytes = prefix.n_bytes();
-        if n_bytes > self.options.memory_bytes {
-            return;
-        }
-        while self.n_bytes + n_bytes > self.options.memory_bytes {
-            let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.last_used).map(|(key, _)| *key);
-            let Some(entry) = oldest.and_then(|key| self.entries.remove(&key)) else { break };
-            self.n_bytes -= entry.prefix.n_bytes();
-        }
-        self.n_bytes += n_bytes;
-        self.entries.insert(key, Entry { prefix: Arc::clone(prefix), last_used: self.clock });
+        self.entries.insert(key, Arc::clone(prefix), prefix.n_bytes());
     }
 }
 
@@ -206,45 +174,23 @@ mod tests {
     }
 
     #[test]
-    fn those_not_used_for_the_longest_time_go_first() {
+    fn what_is_kept_comes_back_and_is_counted() {
         let decoder = super::super::family::tests::decoder();
-        let n_bytes = prefix(4, 0.0).n_bytes();
-        let options = PrefixCacheOptions { memory_bytes: 2 * n_bytes, ..PrefixCacheOptions::default() };
-        let mut cache = PrefixCache::new(options);
+        let memory_bytes = 2 * prefix(4, 0.0).n_bytes();
+        let mut cache = PrefixCache::new(PrefixCacheOptions { memory_bytes, ..PrefixCacheOptions::default() });
         cache.insert(key(1), &prefix(4, 1.0));
-        cache.insert(key(2), &prefix(4, 2.0));
         assert_eq!(cache.get(key(1), &decoder, 4), Some(prefix(4, 1.0)));
-        cache.insert(key(3), &prefix(4, 3.0));
         assert_eq!(cache.get(key(2), &decoder, 4), None);
-        assert_eq!(cache.get(key(1), &decoder, 4), Some(prefix(4, 1.0)));
-        assert_eq!(cache.get(key(3), &decoder, 4), Some(prefix(4, 3.0)));
-        cache.insert(key(4), &prefix(9, 4.0));
-        assert_eq!(cache.get(key(4), &decoder, 9), None, "larger than the cache");
-        assert_eq!(cache.n_bytes(), 2 * n_bytes);
-        assert_eq!(cache.stats(), PrefixCacheStats { n_memory: 3, n_disk: 0, n_computed: 4 });
+        cache.insert(key(2), &prefix(9, 2.0));
+        assert_eq!(cache.get(key(2), &decoder, 9), None, "larger than the cache");
+        assert_eq!(cache.stats(), PrefixCacheStats { n_memory: 1, n_disk: 0, n_computed: 2 });
     }
 
     #[test]
-    fn every_part_of_a_prompt_is_in_its_key() {
-        let picture = |data: Vec<f32>, grid_w| {
-            let image =
-                owlet_runtime::ImageEmbedding { n_tokens: 2, grid_w, grid_h: 1, width_embd: 1, data, encode_ms: 3.0 };
-            Segment::Image(Arc::new(image))
-        };
-        let tokens = |tokens: &[i32]| Segment::Tokens(tokens.to_vec());
-        let prompts = [
-            vec![tokens(&[1, 2])],
-            vec![tokens(&[2, 1])],
-            vec![tokens(&[1]), tokens(&[2])],
-            vec![tokens(&[1]), picture(vec![0.5, 1.0], 2), tokens(&[2])],
-            vec![tokens(&[1]), picture(vec![0.5, 1.5], 2), tokens(&[2])],
-            vec![tokens(&[1]), picture(vec![0.5, 1.0], 1), tokens(&[2])],
-        ];
-        let keys: std::collections::HashSet<_> =
-            prompts.iter().map(|segments| PrefixKey::of("a", &EncodedPrompt { segments: segments.clone() })).collect();
-        assert_eq!(keys.len(), prompts.len());
-        let prompt = EncodedPrompt { segments: prompts[3].clone() };
-        assert!(PrefixKey::of("a", &prompt) == PrefixKey::of("a", &prompt));
-        assert!(PrefixKey::of("b", &prompt) != PrefixKey::of("a", &prompt));
+    fn a_key_is_of_a_prompt_and_of_a_way_to_compute_it() {
+        let prompt = |token| EncodedPrompt::from_tokens(vec![token]);
+        assert!(PrefixKey::of("a", &prompt(1)) == PrefixKey::of("a", &prompt(1)));
+        assert!(PrefixKey::of("b", &prompt(1)) != PrefixKey::of("a", &prompt(1)));
+        assert!(PrefixKey::of("a", &prompt(2)) != PrefixKey::of("a", &prompt(1)));
     }
 }

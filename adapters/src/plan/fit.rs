@@ -53,7 +53,7 @@ fn candidates(default: &EngineOptions, group_size: usize) -> Vec<EngineOptions> 
     };
     let half = |options: EngineOptions| EngineOptions { half_checkpoints: true, ..options };
     let forgetful = |options: EngineOptions| {
-        let prefix_cache = PrefixCacheOptions { memory_bytes: 0, ..options.prefix_cache.clone() };
+        let prefix_cache = PrefixCacheOptions { memory_bytes: 0, sampler_bytes: 0, ..options.prefix_cache.clone() };
         EngineOptions { prefix_cache, ..half(options) }
     };
     let mut candidates = vec![default.clone(), recomputed.clone(), blocks(2), half(blocks(2)), forgetful(blocks(2))];

@@ -15,6 +15,7 @@ use owlet_runtime::{Result, gguf::GgufFile};
 
 use crate::{
     engine::{Decoder, Engine, EngineOptions, GroupShape},
+    lora::LoraMode,
     options::TrainerOptions,
 };
 
@@ -72,6 +73,8 @@ pub enum Part {
     Logits,
     /// Keys and values of prompts before an activated adapter's invocation.
     Prefixes,
+    /// The same in the sampler's layout, shared by its sessions.
+    SamplerPrefixes,
 }
 
 impl Part {
@@ -88,6 +91,7 @@ impl Part {
             Self::EngineGraphs => "engine: graphs and attention",
             Self::Logits => "engine: logits",
             Self::Prefixes => "engine: keys and values of prompts",
+            Self::SamplerPrefixes => "sampler: keys and values of prompts",
         }
     }
 }
@@ -130,6 +134,7 @@ impl MemoryPlan {
             (Part::EngineGraphs, engine.scratch + engine.work + engine.adapter),
             (Part::Logits, engine.head),
             (Part::Prefixes, engine.prefixes),
+            (Part::SamplerPrefixes, sampler_prefixes(&decoder, run, options)),
         ];
         parts.retain(|&(_, bytes)| bytes > 0);
         let mapped_bytes = request.file.tensors().iter().map(|tensor| tensor.n_bytes as usize).sum();
@@ -150,8 +155,20 @@ impl MemoryPlan {
 /// Of one session.
 fn keys_and_values(decoder: &Decoder, run: &TrainerOptions) -> usize {
     let n_cells = (run.max_prompt_tokens + run.max_new_tokens).next_multiple_of(CELL_BLOCK) * run.n_sequences;
-    let n_bytes = if run.precise_kv { 4 } else { 2 };
-    2 * decoder.n_layers * decoder.key_width() * n_cells * n_bytes
+    n_cells * bytes_per_cell(decoder, run)
+}
+
+/// The full cache, and for each session one prompt on its way: what llama.cpp gave or shall get, and the state kept of it.
+fn sampler_prefixes(decoder: &Decoder, run: &TrainerOptions, options: &EngineOptions) -> usize {
+    let n_bytes = options.prefix_cache.sampler_bytes;
+    if run.lora.mode == LoraMode::Full || n_bytes == 0 {
+        return 0;
+    }
+    n_bytes + 2 * run.n_sessions * run.max_prompt_tokens * bytes_per_cell(decoder, run)
+}
+
+fn bytes_per_cell(decoder: &Decoder, run: &TrainerOptions) -> usize {
+    2 * decoder.n_layers * decoder.key_width() * if run.precise_kv { 4 } else { 2 }
 }
 
 /// Of one session: the batch of a long prompt, or one token for all sequences with its logits; logits once more on the host.

@@ -33,7 +33,8 @@ pub(super) fn example(
 /// # Errors
 /// Those of [`prompt_lengths`] and [`given_response`], at the place of the first sample that does not fit.
 pub(super) fn measure(model: &Model, dataset: &Dataset, options: &TuneOptions) -> Result<()> {
-    prompt_lengths(model, dataset, &options.suffix, options.max_prompt_tokens)?;
+    let invocation = options.lora.mode.invocation();
+    prompt_lengths(model, dataset, &options.suffix, options.max_prompt_tokens, invocation)?;
     match options.responses {
         Responses::Given => {
             dataset.samples().iter().try_for_each(|sample| given_response(model, sample, options).map(drop))

@@ -119,7 +119,8 @@ impl Tuner {
     /// A run from its beginning: the adapter starts as the identity. Distillation and answers of a teacher need `teacher`.
     ///
     /// # Errors
-    /// `InvalidInput` for options out of range, an empty data set or a missing teacher; `ContextOverflow` for a prompt and
+    /// `InvalidInput` for options out of range, an empty data set, a missing teacher or a prompt that does not invoke an
+    /// activated adapter; `ContextOverflow` for a prompt and
     /// `Limit` for a given response that is too long, with its place; `Unsupported` for models that the engine cannot train;
     /// `Mismatch` for a teacher with other tokens or another chat template; those of
     /// [`LoraMode::for_model`](crate::lora::LoraMode::for_model).
@@ -166,9 +167,10 @@ impl Tuner {
     /// [`Tuner::resume`]. Rank, strength and place are theirs, whatever the options say.
     ///
     /// # Errors
-    /// `Mismatch` if they are of another model.
+    /// `Mismatch` if they are of another model; `InvalidInput` for a prompt that does not invoke them.
     pub fn start_from(&mut self, weights: LoraWeights) -> Result<()> {
         weights.check_fits(&self.engine.lora_targets())?;
+        measure(&self.model, &self.dataset, &TuneOptions { lora: weights.config.clone(), ..self.options.clone() })?;
         self.optimizer = AdamW::new(self.options.optimizer, &weights);
         self.options.lora = weights.config.clone();
         self.start = Some(weights.clone());

@@ -1,0 +1,81 @@
+//! What activated runs leave to the base: computed once, with the bits of computing it every time, and wanted in every
+//! prompt.
+
+use super::*;
+
+/// Four steps of two samples of three, so that prompts come again.
+fn run(bench: &Bench, options: TrainerOptions) -> (Vec<StepMetrics>, Vec<u8>, Trainer) {
+    let mut trainer = bench.trainer(options);
+    let metrics = (0..4).map(|_| timeless(step(&mut trainer))).collect();
+    (metrics, bench.adapter(&trainer), trainer)
+}
+
+fn forgetful(options: TrainerOptions) -> TrainerOptions {
+    let prefix_cache = PrefixCacheOptions { sampler_bytes: 0, ..options.prefix_cache.clone() };
+    TrainerOptions { prefix_cache, ..options }
+}
+
+#[test]
+fn kept_prompts_change_no_bits_of_an_activated_run() {
+    let bench = Bench::new();
+    let mut thread_pair = TrainerOptions { n_sessions: 2, n_threads: 2, n_sequences: 4, ..activated() };
+    thread_pair.precise_kv = false;
+    for options in [activated(), TrainerOptions { precise_kv: false, ..activated() }, thread_pair] {
+        let (metrics, adapter, trainer) = run(&bench, options.clone());
+        let (expected, expected_adapter, without) = run(&bench, forgetful(options.clone()));
+        assert_eq!((&metrics, &adapter), (&expected, &expected_adapter), "{options:?}");
+        let stats = trainer.prompt_stats();
+        assert_eq!(stats.n_restored + stats.n_computed, 8, "two prompts a step");
+        // Two sessions may compute the same at the same time.
+        assert!(stats.n_restored >= 4, "{stats:?}");
+        assert_eq!((without.prompt_stats().n_restored, without.prompt_stats().n_computed), (0, 0));
+        let engine = trainer.prefix_stats().expect("no gradient is under way");
+        assert_eq!((engine.n_memory, engine.n_disk, engine.n_computed), (5, 0, 3), "{engine:?}");
+    }
+    let (_, _, full) = run(&bench, options());
+    assert_eq!(full.prompt_stats().n_restored + full.prompt_stats().n_computed, 0);
+}
+
+#[test]
+fn prompts_that_do_not_invoke_the_adapter_are_found_before_any_work() {
+    let bench = Bench::new();
+    // Of the three questions, the first asks so.
+    let invocation = bench.model.tokenize("one?", false).expect("tokenizes");
+    let lora = LoraConfig { mode: LoraMode::Activated { invocation }, ..activated().lora };
+    let options = TrainerOptions { lora: lora.clone(), ..activated() };
+    let refused = |error: Option<owlet::Error>| {
+        let error = error.expect("the second does not");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("does not invoke") && error.to_string().contains("data.jsonl"), "{error}");
+        assert!(error.to_string().contains(":2") || error.to_string().contains("line 2"), "{error}");
+    };
+    refused(Trainer::new(&bench.model, dataset(bench.folder.path()), Arc::new(Letters), options).err());
+
+    // The same of an adapter from elsewhere; the trainer stays what it was.
+    let mut trainer = bench.trainer(activated());
+    let mut elsewhere = trainer.adapter().weights;
+    elsewhere.config = lora;
+    refused(trainer.start_from(elsewhere.clone()).err());
+    assert_eq!(trainer.options().lora.mode, trainer.adapter().weights.config.mode);
+    step(&mut trainer);
+
+    // And of held-out questions.
+    let bytes = AdapterFile { weights: elsewhere, ..trainer.adapter() }.to_bytes(Precision::F32).expect("in memory");
+    let adapter = Arc::new(Adapter::from_bytes(&bench.model, &bytes).expect("loads"));
+    let mut session = tiny::session(&bench.model, 2, 128);
+    session.set_adapters(&[(adapter, 1.0)]).expect("sets");
+    let options = owlet_adapters::evaluate::EvaluateOptions {
+        max_new_tokens: 4,
+        suffix: "Answer.",
+        reward: &Letters,
+        composition: &owlet::reward::Composition::default(),
+    };
+    let mut n_answers = 0;
+    let held_out = dataset(bench.folder.path());
+    let evaluation =
+        owlet_adapters::evaluate::evaluate(&mut [session], &held_out, &options, &CancelToken::new(), &mut |_| {
+            n_answers += 1
+        });
+    refused(evaluation.err());
+    assert_eq!(n_answers, 0);
+}
