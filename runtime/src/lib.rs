@@ -19,6 +19,7 @@ mod atomic;
 mod backend;
 mod cancel;
 mod error;
+pub mod exponential;
 pub mod generate;
 pub mod ggml;
 pub mod gguf;

@@ -26,7 +26,7 @@ pub(super) struct Staging {
 pub(super) struct Factors {
     /// `[n_in, padded rank]`.
     pub a: Stored,
-    /// `[padded rank, n_out]`.
+    /// `[padded rank, n_out]`, multiplied by the scaling; its gradient is `[n_out, padded rank]`, not multiplied yet.
     pub b: Stored,
 }
 
@@ -39,8 +39,6 @@ struct Staged {
 pub(super) struct AdapterLeaves {
     pub a: Tensor,
     pub b: Tensor,
-    /// alpha / rank.
-    pub scaling: f32,
     /// Where the gradients go.
     pub gradients: Factors,
 }
@@ -92,8 +90,8 @@ impl Staging {
             .iter()
             .flat_map(|&target| {
                 let linear = weights.layers[0].linear(target);
-                let (a, b) = ([linear.n_in(), padded], [padded, linear.n_out()]);
-                [a, b, a, b]
+                let (a, [rows, columns]) = ([linear.n_in(), padded], [padded, linear.n_out()]);
+                [a, [rows, columns], a, [columns, rows]]
             })
             .collect();
         let tensors: Vec<_> = shapes.iter().map(|shape| (GgmlType::F32, shape.as_slice())).collect();
@@ -122,7 +120,7 @@ impl Staging {
             backend.write(a, &padded);
             padded.clear();
             for row in module.b.chunks(self.rank) {
-                padded.extend_from_slice(row);
+                padded.extend(row.iter().map(|value| value * self.scaling));
                 padded.extend(std::iter::repeat_n(0.0, b.shape()[0] - self.rank));
             }
             backend.write(b, &padded);
@@ -136,9 +134,10 @@ impl Staging {
             let values = backend.read_all(&staged.gradients.a);
             sums.a.iter_mut().zip(&values).for_each(|(sum, value)| *sum += factor * value);
             let values = backend.read_all(&staged.gradients.b);
-            let rows = values.chunks(staged.gradients.b.shape()[0]);
-            for (sums, values) in sums.b.chunks_mut(self.rank).zip(rows) {
-                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += factor * value);
+            let n_out = staged.gradients.b.shape()[0];
+            for (row, sums) in sums.b.chunks_mut(self.rank).enumerate() {
+                let column = values[row..].iter().step_by(n_out);
+                sums.iter_mut().zip(column).for_each(|(sum, value)| *sum += factor * self.scaling * value);
             }
         }
     }
@@ -149,7 +148,7 @@ impl Staging {
         for (index, slot) in leaves.iter_mut().enumerate() {
             if let (Some(_), Some(Staged { factors, gradients })) = (self.modules[layer][index], &self.targets[index]) {
                 let (a, b) = (graph.leaf(&factors.a), graph.leaf(&factors.b));
-                *slot = Some(AdapterLeaves { a, b, scaling: self.scaling, gradients: gradients.clone() });
+                *slot = Some(AdapterLeaves { a, b, gradients: gradients.clone() });
             }
         }
         leaves

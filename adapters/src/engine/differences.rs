@@ -16,7 +16,7 @@ use super::{
     attention::{Attention, BlockLeaves, Packed},
     family::{Decoder, tests::decoder},
     layout::Layout,
-    linear::{self, Input},
+    linear::{self, Back, Input},
     norm,
     tape::Tape,
     weights::Linear,
@@ -117,7 +117,7 @@ fn norms() {
     backend.write(&gain, &random(5, 12));
     for eps in [1e-6, 0.3] {
         let forward = |graph: &mut Graph, x: &[Tensor]| norm::forward(graph, x[0], &gain, eps);
-        let backward = |graph: &mut Graph, x: &[Tensor], dy| vec![norm::backward(graph, x[0], &gain, dy, eps)];
+        let backward = |graph: &mut Graph, x: &[Tensor], dy| vec![norm::backward(graph, x[0], &gain, dy, eps, None)];
         check("norm", &mut backend, &[&[12, 3, 4]], &forward, &backward);
     }
 }
@@ -173,17 +173,21 @@ fn linear_layers_with_adapters() {
     let bias = backend.allocate(&[(GgmlType::F32, &[n_out])]).expect("memory").remove(0);
     backend.write(&bias, &random(32, n_out));
     let factors: [&[usize]; 2] = [&[n_in, rank], &[rank, n_out]];
-    let mut gradients = backend.allocate(&factors.map(|shape| (GgmlType::F32, shape))).expect("memory");
+    let shapes: [&[usize]; 2] = [&[n_in, rank], &[n_out, rank]];
+    let mut gradients = backend.allocate(&shapes.map(|shape| (GgmlType::F32, shape))).expect("memory");
     let gradients = Factors { b: gradients.remove(1), a: gradients.remove(0) };
 
     let linear = Linear { name: "w".to_owned(), weight, bias: Some(bias) };
-    let leaves = |x: &[Tensor]| AdapterLeaves { a: x[1], b: x[2], scaling: 1.5, gradients: gradients.clone() };
-    let forward =
-        |graph: &mut Graph, x: &[Tensor]| linear::forward(graph, &linear, Some(&leaves(x)), &mut Input::new(x[0]));
+    let leaves = |x: &[Tensor]| AdapterLeaves { a: x[1], b: x[2], gradients: gradients.clone() };
+    let forward = |graph: &mut Graph, x: &[Tensor]| {
+        linear::forward(graph, &linear, Some(&leaves(x)), &mut Input::new(x[0]), None)
+    };
     let backward = |graph: &mut Graph, x: &[Tensor], dy| {
-        let dx = linear::backward(graph, &linear, Some(&leaves(x)), x[0], dy, true);
+        let leaves = leaves(x);
+        let back = Back::new(graph, &linear, Some(&leaves), dy);
+        back.adapter_gradients(graph, &mut Input::new(x[0]));
         let (a, b) = (graph.leaf(&gradients.a), graph.leaf(&gradients.b));
-        vec![dx.expect("asked for"), a, b]
+        vec![back.dx(graph), a, graph.transposed(b)]
     };
     check("linear", &mut backend, &[&[n_in, n_tokens], factors[0], factors[1]], &forward, &backward);
 }

@@ -12,9 +12,9 @@ use owlet_runtime::{EncodedPrompt, Error, ErrorKind, Result};
 use super::{
     Engine, GroupInput, check_gradients, check_group, check_values, gradient_scale,
     head::Head,
-    n_tokens,
+    n_tokens, parallel,
     pass::Pass,
-    softmax::{PairStatistics, add_probabilities},
+    softmax::{PairStatistics, divergence_gradient},
     workspace::Keep,
 };
 use crate::{
@@ -142,8 +142,8 @@ impl<'a> Side<'a> {
         Ok(Self { pass, head })
     }
 
-    fn logits(&mut self, chunk: &Range<usize>) -> Result<&[f32]> {
-        self.head.vocabulary.logits(self.pass.backend, chunk)
+    fn logits<T>(&mut self, chunk: &Range<usize>, see: impl FnOnce(&[f32]) -> T) -> Result<T> {
+        self.head.vocabulary.logits(self.pass.backend, chunk, see)
     }
 }
 
@@ -166,11 +166,17 @@ impl<'a> Pair<'a> {
     /// Goes through the vocabulary for the statistics of every row.
     fn compare(&mut self) -> Result<()> {
         for chunk in self.student.head.vocabulary.chunks() {
-            let (student, teacher) = (self.student.logits(&chunk)?, self.teacher.logits(&chunk)?);
-            let logits = student.chunks_exact(chunk.len()).zip(teacher.chunks_exact(chunk.len()));
-            for (row, (student, teacher)) in self.rows.iter_mut().zip(logits) {
-                row.update(chunk.start, student, teacher, self.inverse_temperature);
-            }
+            let Self { student, teacher, inverse_temperature, rows } = self;
+            let n_threads = student.pass.backend.n_threads();
+            student.logits(&chunk, |student| {
+                teacher.logits(&chunk, |teacher| {
+                    let logits = student.chunks_exact(chunk.len()).zip(teacher.chunks_exact(chunk.len()));
+                    let rows = rows.iter_mut().zip(logits).collect();
+                    parallel::for_each(n_threads, rows, |(row, (student, teacher)): (&mut PairStatistics, _)| {
+                        row.update(chunk.start, student, teacher, *inverse_temperature);
+                    });
+                })
+            })??;
         }
         Ok(())
     }
@@ -189,19 +195,19 @@ impl<'a> Pair<'a> {
     fn backward(&mut self, slopes: &[Vec<f32>], scale: f32) -> Result<()> {
         let inverse_temperature = self.inverse_temperature;
         let weights = self.student.head.row_sums(slopes.iter().map(Vec::as_slice), scale * inverse_temperature);
-        let mut gradients = Vec::new();
         for chunk in self.student.head.vocabulary.chunks() {
-            let (student, teacher) = (self.student.logits(&chunk)?, self.teacher.logits(&chunk)?);
-            gradients.clear();
-            gradients.resize(student.len(), 0.0);
-            let logits = student.chunks_exact(chunk.len()).zip(teacher.chunks_exact(chunk.len()));
-            let rows = self.rows.iter().zip(&weights).zip(gradients.chunks_exact_mut(chunk.len()));
-            for (((row, &weight), gradients), (student, teacher)) in rows.zip(logits) {
-                add_probabilities(gradients, student, inverse_temperature, row.student.log_sum(), weight);
-                add_probabilities(gradients, teacher, inverse_temperature, row.teacher.log_sum(), -weight);
-            }
-            let Side { pass, head } = &mut self.student;
-            head.vocabulary.add_gradient(pass.backend, &chunk, &gradients)?;
+            let Self { student: Side { pass, head }, teacher, rows, .. } = self;
+            let n_threads = pass.backend.n_threads();
+            head.vocabulary.add_gradient(pass.backend, &chunk, |student| {
+                teacher.logits(&chunk, |teacher| {
+                    let logits = student.chunks_exact_mut(chunk.len()).zip(teacher.chunks_exact(chunk.len()));
+                    let rows = rows.iter().zip(&weights).zip(logits).collect();
+                    parallel::for_each(n_threads, rows, |((row, &weight), (student, teacher))| {
+                        let log_sums = (row.student.log_sum(), row.teacher.log_sum());
+                        divergence_gradient(student, teacher, inverse_temperature, log_sums, weight);
+                    });
+                })
+            })?;
         }
         let Side { pass, head } = &mut self.student;
         let (hidden, gradient) = (pass.last_hidden(), pass.last_gradient());

@@ -18,7 +18,8 @@ use super::{
     TokenScores, TokenSlopes,
     family::Decoder,
     layout::Layout,
-    softmax::{RowStatistics, add_entropy_gradient, softmax_gradient},
+    parallel,
+    softmax::{RowStatistics, softmax_gradient},
     vocabulary::Vocabulary,
     weights::Weights,
 };
@@ -79,20 +80,24 @@ impl<'a> Head<'a> {
     ) -> Result<Vec<TokenScores>> {
         pace.point().await?;
         self.vocabulary.normalise(backend, hidden)?;
+        let n_threads = backend.n_threads();
         let mut chosen: Vec<Vec<f32>> = self.predictions.iter().map(|tokens| vec![0.0; tokens.len()]).collect();
         for chunk in self.vocabulary.chunks() {
             pace.point().await?;
-            let logits = self.vocabulary.logits(backend, &chunk)?;
-            for (statistics, logits) in self.statistics.iter_mut().zip(logits.chunks_exact(chunk.len())) {
-                statistics.update(logits, self.inverse_temperature);
-            }
-            for (chosen, predictions) in chosen.iter_mut().zip(&self.predictions) {
-                for (chosen, prediction) in chosen.iter_mut().zip(predictions) {
-                    if let Some(index) = prediction.index_in(&chunk) {
-                        *chosen = logits[index];
+            let Self { statistics, predictions, inverse_temperature, .. } = self;
+            self.vocabulary.logits(backend, &chunk, |logits| {
+                let rows = statistics.iter_mut().zip(logits.chunks_exact(chunk.len())).collect();
+                parallel::for_each(n_threads, rows, |(statistics, logits): (&mut RowStatistics, _)| {
+                    statistics.update(logits, *inverse_temperature);
+                });
+                for (chosen, predictions) in chosen.iter_mut().zip(&*predictions) {
+                    for (chosen, prediction) in chosen.iter_mut().zip(predictions) {
+                        if let Some(index) = prediction.index_in(&chunk) {
+                            *chosen = logits[index];
+                        }
                     }
                 }
-            }
+            })?;
         }
         let score = |(chosen, predictions): (Vec<f32>, &Vec<Prediction>)| {
             let logprob = |(logit, prediction): (f32, &Prediction)| {
@@ -125,28 +130,24 @@ impl<'a> Head<'a> {
         let row_weights = self.row_sums(slopes.iter().map(|slopes| slopes.logprobs.as_slice()), factor);
         let entropy_weights = self.row_sums(slopes.iter().map(|slopes| slopes.entropies.as_slice()), factor);
 
-        let mut gradients = Vec::new();
+        let n_threads = backend.n_threads();
         for chunk in self.vocabulary.chunks() {
             pace.point().await?;
-            let logits = self.vocabulary.logits(backend, &chunk)?;
-            gradients.resize(logits.len(), 0.0);
-            let rows = gradients.chunks_exact_mut(chunk.len()).zip(logits.chunks_exact(chunk.len()));
-            for (row, (gradients, logits)) in rows.enumerate() {
-                let statistics = &self.statistics[row];
-                let log_sum = statistics.log_sum();
-                softmax_gradient(gradients, logits, self.inverse_temperature, log_sum, row_weights[row]);
-                if entropy_weights[row] != 0.0 {
-                    let entropy = statistics.entropy();
-                    let weight = entropy_weights[row];
-                    add_entropy_gradient(gradients, logits, self.inverse_temperature, (log_sum, entropy), weight);
+            let Self { statistics, predictions, inverse_temperature, .. } = self;
+            self.vocabulary.add_gradient(backend, &chunk, |logits| {
+                let slopes = row_weights.iter().zip(&entropy_weights).zip(&*statistics);
+                let rows = logits.chunks_exact_mut(chunk.len()).zip(slopes).collect();
+                parallel::for_each(n_threads, rows, |(logits, ((&weight, &entropy_weight), statistics))| {
+                    let sums = (statistics.log_sum(), statistics.entropy());
+                    softmax_gradient(logits, *inverse_temperature, sums, weight, entropy_weight);
+                });
+                for (prediction, weight) in predictions.iter().flatten().zip(&weights) {
+                    if let Some(index) = prediction.index_in(&chunk) {
+                        logits[index] += weight;
+                    }
                 }
-            }
-            for (prediction, weight) in self.predictions.iter().flatten().zip(&weights) {
-                if let Some(index) = prediction.index_in(&chunk) {
-                    gradients[index] += weight;
-                }
-            }
-            self.vocabulary.add_gradient(backend, &chunk, &gradients)?;
+                Ok(())
+            })?;
         }
         self.vocabulary.finish_gradient(backend, hidden, gradient)
     }

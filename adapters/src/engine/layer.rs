@@ -3,12 +3,12 @@
 //! `x2 = x + O(attention(Q(n), K(n), V(n)))` with `n = norm(x)`, then `x2 + Down(silu(Gate(m)) * Up(m))` with `m = norm(x2)`.
 //! All hidden states are `[n_embd, T]`.
 
-use owlet_runtime::ggml::{Graph, Stored, Tensor};
+use owlet_runtime::ggml::{Graph, Stored, SwigluGradients, Tensor};
 
 use super::{
     adapter::{AdapterLeaves, LayerAdapters},
     attention::{Attended, Attention, Packed},
-    linear::{self, Input},
+    linear::{self, Back, Input},
     norm,
     tape::Tape,
     weights::Layer,
@@ -39,7 +39,6 @@ pub(super) struct Activations {
     feed_forward_input: Tensor,
     gate: Tensor,
     up: Tensor,
-    activated_gate: Tensor,
 }
 
 const COMPUTED: &str = "what is not read from a tape is computed from its inputs";
@@ -73,28 +72,13 @@ impl LayerGraph<'_> {
         let k = tape.keep(graph, |graph| self.rotated_keys(graph, raw_k.expect(COMPUTED)));
         let packed = Packed { q: self.flat(graph, q), k: self.flat(graph, k), v };
         let attended = self.attention.forward(graph, packed, tape);
-        let residual = tape.keep(graph, |graph| {
-            let update = self.linear(graph, Target::O, &mut Input::new(attended.output));
-            graph.add(x, update)
-        });
+        let residual =
+            tape.keep(graph, |graph| self.linear_onto(graph, Target::O, &mut Input::new(attended.output), Some(x)));
         let feed_forward_input = norm::forward(graph, residual, &self.layer.feed_forward_norm, decoder.eps);
         let mut input = Input::new(feed_forward_input);
         let gate = tape.keep(graph, |graph| self.linear(graph, Target::Gate, &mut input));
         let up = tape.keep(graph, |graph| self.linear(graph, Target::Up, &mut input));
-        let activated_gate = graph.silu(gate);
-        Activations {
-            x,
-            attention_input,
-            raw_q,
-            raw_k,
-            packed,
-            attended,
-            residual,
-            feed_forward_input,
-            gate,
-            up,
-            activated_gate,
-        }
+        Activations { x, attention_input, raw_q, raw_k, packed, attended, residual, feed_forward_input, gate, up }
     }
 
     /// Keys, rotated, and values of the layer for the input `x`, `[head_dim * n_head_kv, T]`; the rest of the layer is
@@ -118,9 +102,8 @@ impl LayerGraph<'_> {
 
     /// The output of the layer.
     pub(super) fn output(&self, graph: &mut Graph, activations: &Activations) -> Tensor {
-        let hidden = graph.mul(activations.activated_gate, activations.up);
-        let update = self.linear(graph, Target::Down, &mut Input::new(hidden));
-        graph.add(activations.residual, update)
+        let hidden = graph.swiglu(activations.gate, activations.up);
+        self.linear_onto(graph, Target::Down, &mut Input::new(hidden), Some(activations.residual))
     }
 
     /// For the gradient `dy` of the output: computes the gradients of the adapters, and returns that of the input if
@@ -133,34 +116,44 @@ impl LayerGraph<'_> {
         needs_dx: bool,
     ) -> Option<Tensor> {
         let eps = self.attention.decoder.eps;
-        let attention_matters = needs_dx || self.adapts(&[Target::Q, Target::K, Target::V, Target::O]);
-
-        let hidden = graph.mul(forward.activated_gate, forward.up);
-        let gated_matters = attention_matters || self.adapts(&[Target::Gate, Target::Up]);
-        let d_hidden = self.linear_back(graph, Target::Down, hidden, dy, gated_matters)?;
-        let d_up = graph.mul(d_hidden, forward.activated_gate);
-        let d_activated = graph.mul(d_hidden, forward.up);
-        let d_gate = graph.silu_back(d_activated, forward.gate);
-        let input = forward.feed_forward_input;
-        let through_gate = self.linear_back(graph, Target::Gate, input, d_gate, attention_matters);
-        let through_up = self.linear_back(graph, Target::Up, input, d_up, attention_matters);
-        let d_input = graph.add(through_gate?, through_up?);
-        let through_norm = norm::backward(graph, forward.residual, &self.layer.feed_forward_norm, d_input, eps);
-        let d_residual = graph.add(dy, through_norm);
-
         let heads_matter = needs_dx || self.adapts(&[Target::Q, Target::K, Target::V]);
-        let input = forward.attended.output;
-        let d_attended = self.linear_back(graph, Target::O, input, d_residual, heads_matter)?;
+        let attention_matters = heads_matter || self.adapts(&[Target::O]);
+        let gated_matters = attention_matters || self.adapts(&[Target::Gate, Target::Up]);
+
+        let down = self.back(graph, Target::Down, dy);
+        if !gated_matters {
+            let hidden = graph.swiglu(forward.gate, forward.up);
+            down.adapter_gradients(graph, &mut Input::new(hidden));
+            return None;
+        }
+        let d_hidden = down.dx(graph);
+        let SwigluGradients { hidden, d_gate, d_up } = graph.swiglu_back(d_hidden, forward.gate, forward.up);
+        down.adapter_gradients(graph, &mut Input::new(hidden));
+
+        let input = &mut Input::new(forward.feed_forward_input);
+        let branches = self.branches(graph, [(Target::Gate, d_gate), (Target::Up, d_up)], input);
+        if !attention_matters {
+            return None;
+        }
+        let d_input = linear::common_dx(graph, &branches);
+        let norm = &self.layer.feed_forward_norm;
+        let d_residual = norm::backward(graph, forward.residual, norm, d_input, eps, Some(dy));
+
+        let [output] = self.branches(graph, [(Target::O, d_residual)], &mut Input::new(forward.attended.output));
+        if !heads_matter {
+            return None;
+        }
+        let d_attended = output.dx(graph);
         let d_packed = self.attention.backward(graph, forward.packed, &forward.attended, d_attended);
         let d_raw = self.heads_back(graph, forward, d_packed);
-        let input = forward.attention_input;
-        let through_q = self.linear_back(graph, Target::Q, input, d_raw.q, needs_dx);
-        let through_k = self.linear_back(graph, Target::K, input, d_raw.k, needs_dx);
-        let through_v = self.linear_back(graph, Target::V, input, d_raw.v, needs_dx);
-        let d_input = graph.add(through_q?, through_k?);
-        let d_input = graph.add(d_input, through_v?);
-        let through_norm = norm::backward(graph, forward.x, &self.layer.attention_norm, d_input, eps);
-        Some(graph.add(d_residual, through_norm))
+        let input = &mut Input::new(forward.attention_input);
+        let branches = [(Target::Q, d_raw.q), (Target::K, d_raw.k), (Target::V, d_raw.v)];
+        let branches = self.branches(graph, branches, input);
+        if !needs_dx {
+            return None;
+        }
+        let d_input = linear::common_dx(graph, &branches);
+        Some(norm::backward(graph, forward.x, &self.layer.attention_norm, d_input, eps, Some(d_residual)))
     }
 
     /// Back through scale, rotation and norm of queries and keys.
@@ -173,7 +166,7 @@ impl LayerGraph<'_> {
             let mut gradient = graph.rope(gradient, self.negated_positions, &decoder.rope);
             if let Some((gain, raw)) = gain.zip(raw) {
                 let raw = self.by_head(graph, raw, n_heads);
-                gradient = norm::backward(graph, raw, gain, gradient, decoder.eps);
+                gradient = norm::backward(graph, raw, gain, gradient, decoder.eps, None);
             }
             self.flat(graph, gradient)
         };
@@ -185,11 +178,30 @@ impl LayerGraph<'_> {
     }
 
     fn linear(&self, graph: &mut Graph, target: Target, input: &mut Input) -> Tensor {
-        linear::forward(graph, self.layer.linear(target), self.adapter(target), input)
+        self.linear_onto(graph, target, input, None)
     }
 
-    fn linear_back(&self, graph: &mut Graph, target: Target, x: Tensor, dy: Tensor, needs_dx: bool) -> Option<Tensor> {
-        linear::backward(graph, self.layer.linear(target), self.adapter(target), x, dy, needs_dx)
+    fn linear_onto(&self, graph: &mut Graph, target: Target, input: &mut Input, addend: Option<Tensor>) -> Tensor {
+        linear::forward(graph, self.layer.linear(target), self.adapter(target), input, addend)
+    }
+
+    fn back(&self, graph: &mut Graph, target: Target, dy: Tensor) -> Back<'_> {
+        Back::new(graph, self.layer.linear(target), self.adapter(target), dy)
+    }
+
+    /// The ways back through layers with the same `input` for the gradients of their results. Computes the gradients of
+    /// their adapters.
+    fn branches<const N: usize>(
+        &self,
+        graph: &mut Graph,
+        gradients: [(Target, Tensor); N],
+        input: &mut Input,
+    ) -> [Back<'_>; N] {
+        gradients.map(|(target, dy)| {
+            let back = self.back(graph, target, dy);
+            back.adapter_gradients(graph, input);
+            back
+        })
     }
 
     fn adapter(&self, target: Target) -> Option<&AdapterLeaves> {

@@ -9,7 +9,6 @@ use owlet_runtime::{EncodedPrompt, ImageEmbedding, Result, Segment, TokenId, ggm
 use super::{
     Engine, EngineOptions, GroupInput, PrefixCacheOptions, TokenScores,
     family::Decoder,
-    layout::Layout,
     n_tokens,
     workspace::{Keep, Workspace},
 };
@@ -42,7 +41,7 @@ pub struct EngineMemory {
     pub scratch: usize,
     /// Operands rounded for the kernels of quantized weights.
     pub work: usize,
-    /// Logits and their gradients, on the device and on the host.
+    /// Logits, then their gradients.
     pub head: usize,
     /// The adapter of one layer and its gradients.
     pub adapter: usize,
@@ -91,23 +90,16 @@ impl Engine {
             Keep::Products(n_layers) => n_layers * Workspace::product_bytes(&engine.decoder, &layout),
             _ => 0,
         };
-        let host_logits = 2 * logits_at_a_time(&engine.decoder, &layout, options) * size_of::<f32>();
         Ok(EngineMemory {
             checkpoints: engine.arenas.group.n_bytes() - activations,
             activations,
             scratch: engine.backend.scratch_bytes(),
             work: engine.backend.work_bytes(),
-            head: engine.arenas.head.n_bytes() + host_logits,
+            head: engine.arenas.head.n_bytes(),
             adapter: engine.arenas.adapter.n_bytes(),
             prefixes: frozen.map_or(0, |prefix| prefix.n_bytes().max(options.prefix_cache.memory_bytes)),
         })
     }
-}
-
-/// Rows that predict, times the entries of a chunk of the vocabulary.
-fn logits_at_a_time(decoder: &Decoder, layout: &Layout, options: &EngineOptions) -> usize {
-    let n_rows = layout.predicting().len();
-    (options.logit_bytes / size_of::<f32>() / n_rows).clamp(1, decoder.n_vocab) * n_rows
 }
 
 /// An adapter of zeros: memory that nobody writes to is never touched.

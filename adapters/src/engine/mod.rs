@@ -31,6 +31,7 @@ mod layout;
 mod linear;
 mod measure;
 mod norm;
+mod parallel;
 mod parts;
 mod pass;
 mod prefix;
@@ -74,7 +75,7 @@ pub struct EngineOptions {
     /// Attention scores of one block, in bytes. Default 64 MiB. Longer prompts and larger groups are cut into blocks;
     /// the peak is a small multiple of this.
     pub attention_bytes: usize,
-    /// Logits that exist at a time, in bytes. Default 32 MiB. A vocabulary that does not fit is computed in chunks, twice.
+    /// Logits that exist at a time, in bytes. Default 96 MiB. A vocabulary that does not fit is computed in chunks, twice.
     pub logit_bytes: usize,
     /// Keys and values of what comes before the invocation of activated adapters.
     pub prefix_cache: PrefixCacheOptions,
@@ -93,7 +94,7 @@ impl Default for EngineOptions {
             n_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
             activation_bytes: 256 << 20,
             attention_bytes: 64 << 20,
-            logit_bytes: 32 << 20,
+            logit_bytes: 96 << 20,
             prefix_cache: PrefixCacheOptions::default(),
             max_completions: usize::MAX,
             half_checkpoints: false,

@@ -9,18 +9,15 @@ pub(super) fn forward(graph: &mut Graph, x: Tensor, gain: &Stored, eps: f32) -> 
     graph.mul(normalised, gain)
 }
 
-/// dx for the gradient `dy` of the result: with n = x / rms and d = dy * gain, `dx = (d - n mean(d n)) / rms`.
-pub(super) fn backward(graph: &mut Graph, x: Tensor, gain: &Stored, dy: Tensor, eps: f32) -> Tensor {
-    let width = graph.shape(x)[0] as f32;
+/// dx for the gradient `dy` of the result, plus `addend`.
+pub(super) fn backward(
+    graph: &mut Graph,
+    x: Tensor,
+    gain: &Stored,
+    dy: Tensor,
+    eps: f32,
+    addend: Option<Tensor>,
+) -> Tensor {
     let gain = graph.leaf(gain);
-    let normalised = graph.rms_norm(x, eps);
-    let d = graph.mul(dy, gain);
-    let projection = graph.dot_rows(d, normalised);
-    let projection = graph.scale(projection, -1.0 / width, 0.0);
-    let along = graph.mul(normalised, projection);
-    let across = graph.add(d, along);
-    let square = graph.dot_rows(x, x);
-    let mean_square = graph.scale(square, 1.0 / width, eps);
-    let rms = graph.sqrt(mean_square);
-    graph.div(across, rms)
+    graph.rms_norm_back(x, gain, dy, eps, addend)
 }

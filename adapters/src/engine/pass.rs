@@ -269,9 +269,9 @@ mod tests {
     /// Operations that CPU, CUDA, Metal and Vulkan all have. Others would confine training to one of them.
     #[test]
     fn layers_use_operations_that_every_device_has() {
-        const COMMON: [&str; 13] = [
+        const COMMON: [&str; 14] = [
             "MUL_MAT", "ADD", "MUL", "DIV", "SCALE", "SQRT", "RMS_NORM", "SOFT_MAX", "ROPE", "GET_ROWS", "CPY", "CONT",
-            "SILU",
+            "SILU", "SWIGLU",
         ];
         // In CUDA, Metal and Vulkan; and the CPU's form of CONT of a transposed view.
         const ALLOWED: [&str; 2] = ["SILU_BACK", "CUSTOM"];

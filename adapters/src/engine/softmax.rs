@@ -1,5 +1,7 @@
 //! Log-softmax over a vocabulary that is seen in chunks, and its gradient, on the host.
 
+use owlet_runtime::exponential::exp;
+
 /// Statistics of one row of logits, updated chunk by chunk: with `z = logit / temperature` and `m = max z`,
 /// the sums of `exp(z - m)` and `z exp(z - m)`.
 #[derive(Clone, Copy, Debug)]
@@ -53,47 +55,36 @@ impl RowStatistics {
     }
 }
 
-/// `gradients[i] = -weight * p_i` with `p_i = exp(logit_i / temperature - log_sum)`.
+/// Turns logits into gradients: `-weight p_i - entropy_weight p_i (log p_i + H)` with `p_i = exp(logit_i / temperature -
+/// log_sum)` and H their entropy. The first term is that of `weight * log p` of another entry, the second that of
+/// `entropy_weight * H`.
 pub(super) fn softmax_gradient(
-    gradients: &mut [f32],
-    logits: &[f32],
-    inverse_temperature: f32,
-    log_sum: f64,
-    weight: f32,
-) {
-    let log_sum = log_sum as f32;
-    for (gradient, &logit) in gradients.iter_mut().zip(logits) {
-        *gradient = -weight * exp(logit * inverse_temperature - log_sum);
-    }
-}
-
-/// Adds `weight * p_i` to `gradients`, with p_i as in [`softmax_gradient`].
-pub(super) fn add_probabilities(
-    gradients: &mut [f32],
-    logits: &[f32],
-    inverse_temperature: f32,
-    log_sum: f64,
-    weight: f32,
-) {
-    let log_sum = log_sum as f32;
-    for (gradient, &logit) in gradients.iter_mut().zip(logits) {
-        *gradient += weight * exp(logit * inverse_temperature - log_sum);
-    }
-}
-
-/// Adds `weight * dH/dz_i = -weight * p_i (log p_i + H)` to `gradients`, with p_i as in [`softmax_gradient`] and their
-/// entropy H.
-pub(super) fn add_entropy_gradient(
-    gradients: &mut [f32],
-    logits: &[f32],
+    values: &mut [f32],
     inverse_temperature: f32,
     (log_sum, entropy): (f64, f32),
     weight: f32,
+    entropy_weight: f32,
 ) {
     let log_sum = log_sum as f32;
-    for (gradient, &logit) in gradients.iter_mut().zip(logits) {
-        let logprob = logit * inverse_temperature - log_sum;
-        *gradient -= weight * exp(logprob) * (logprob + entropy);
+    for value in values {
+        let logprob = *value * inverse_temperature - log_sum;
+        *value = -exp(logprob) * (weight + entropy_weight * (logprob + entropy));
+    }
+}
+
+/// Turns the logits of a student into `weight (p_i - q_i)` with its probabilities p and those q of a teacher, as in
+/// [`softmax_gradient`].
+pub(super) fn divergence_gradient(
+    values: &mut [f32],
+    teacher: &[f32],
+    inverse_temperature: f32,
+    (log_sum, teacher_log_sum): (f64, f64),
+    weight: f32,
+) {
+    let (log_sum, teacher_log_sum) = (log_sum as f32, teacher_log_sum as f32);
+    for (value, &teacher) in values.iter_mut().zip(teacher) {
+        let p = exp(*value * inverse_temperature - log_sum);
+        *value = weight * (p - exp(teacher * inverse_temperature - teacher_log_sum));
     }
 }
 
@@ -163,50 +154,9 @@ impl PairStatistics {
 /// Independent sums, so that the loop over them becomes vector instructions.
 const LANES: usize = 16;
 
-/// Below this, `exp` is 0. Even a large vocabulary of such terms is beneath the resolution of a sum that contains 1, and the
-/// processor is a hundred times slower on the subnormal numbers that they would turn into.
-const LOWEST: f32 = -60.0;
-
-/// `e^x` for x <= ~1 to within 2 units in the last place; 0 below [`LOWEST`]. Without branches and calls, so that loops over
-/// it become vector instructions.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    // x = n ln 2 + r with |r| <= ln 2 / 2; adding and subtracting 1.5 * 2^23 rounds to an integer.
-    const ROUND: f32 = 12_582_912.0;
-    let clamped = x.max(LOWEST);
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    // ln 2 in two parts, the first exact in its product with n.
-    let r = clamped - n * 0.693_359_4 + n * 2.121_944_4e-4;
-    // Cephes' polynomial for (e^r - 1 - r) / r^2.
-    let p = 1.987_569_1e-4;
-    let p = p * r + 1.398_199_9e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 0.5;
-    let e = p * r * r + r + 1.0;
-    let power = f32::from_bits(((n as i32 + 127) as u32) << 23);
-    if x < LOWEST { 0.0 } else { e * power }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_exponential_is_accurate() {
-        for i in -6000..=100 {
-            let x = i as f32 / 100.0;
-            let expected = f64::from(x).exp();
-            let error = (f64::from(exp(x)) - expected).abs() / expected;
-            // Two units in the last place of f32.
-            assert!(error < 2.4e-7, "exp({x}): relative error {error}");
-        }
-        assert_eq!(exp(-60.1), 0.0);
-        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
-        assert_eq!(exp(0.0), 1.0);
-    }
 
     #[test]
     fn statistics_do_not_depend_on_the_chunks() {
@@ -222,9 +172,13 @@ mod tests {
             assert!((row.log_sum() - log_sum).abs() < 1e-5, "{} for {log_sum}", row.log_sum());
             assert!((f64::from(row.entropy()) - entropy).abs() < 1e-5, "{} for {entropy}", row.entropy());
         }
-        let mut gradients = vec![0.0; logits.len()];
-        softmax_gradient(&mut gradients, &logits, 1.0 / temperature as f32, log_sum, 2.0);
-        assert!((gradients.iter().sum::<f32>() + 2.0).abs() < 1e-4);
+        // Probabilities sum to 1, and the gradient of an entropy to 0.
+        for (weight, entropy_weight) in [(2.0, 0.0), (2.0, 3.0)] {
+            let mut values = logits.clone();
+            let sums = (log_sum, entropy as f32);
+            softmax_gradient(&mut values, 1.0 / temperature as f32, sums, weight, entropy_weight);
+            assert!((values.iter().sum::<f32>() + weight).abs() < 1e-4);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The output matrix over some rows of hidden states, a chunk of the vocabulary at a time, and back.
 //!
-//! Logits exist for a chunk only: R rows times the whole vocabulary never do. Whoever needs sums over the vocabulary goes
-//! through the chunks; whoever needs logits again has them computed again.
+//! Logits exist for a chunk only, and turn into their gradients in the same memory. Whoever needs sums over the vocabulary
+//! goes through the chunks; whoever needs logits again has them computed again, unless the vocabulary is one chunk.
 
 use std::ops::Range;
 
@@ -24,13 +24,13 @@ pub(super) struct Vocabulary<'a> {
     rows: Range<usize>,
     /// Vocabulary entries of a chunk; the last may be shorter.
     n_chunk: usize,
-    /// Logits of the last chunk, `[R, chunk]` on the host.
-    logits: Vec<f32>,
     /// `[n_embd, R]`: normalised hidden states, then their gradient.
     normalised: Stored,
     gradient: Stored,
-    /// `[chunk, R]`.
+    /// Logits of a chunk `[chunk, R]`, then their gradients.
     chunk: Stored,
+    /// The chunk whose logits are there.
+    computed: Option<Range<usize>>,
 }
 
 impl<'a> Vocabulary<'a> {
@@ -51,7 +51,7 @@ impl<'a> Vocabulary<'a> {
         let mut stored =
             backend.carve(arena, &[(GgmlType::F32, hidden), (GgmlType::F32, hidden), (GgmlType::F32, chunk)])?;
         let (chunk, gradient, normalised) = (stored.remove(2), stored.remove(1), stored.remove(0));
-        Ok(Self { decoder, weights, rows, n_chunk, logits: Vec::new(), normalised, gradient, chunk })
+        Ok(Self { decoder, weights, rows, n_chunk, normalised, gradient, chunk, computed: None })
     }
 
     pub(super) fn n_rows(&self) -> usize {
@@ -76,37 +76,46 @@ impl<'a> Vocabulary<'a> {
         backend.run(graph)
     }
 
-    /// Computes the logits of a chunk, `[R, chunk]`; where there is only one chunk, only the first time.
+    /// Shows the logits of a chunk, R rows of `chunk`, to `see`. They are computed unless they are there.
     ///
     /// # Errors
     /// As [`Backend::run`].
-    pub(super) fn logits(&mut self, backend: &mut Backend, chunk: &Range<usize>) -> Result<&[f32]> {
-        if chunk.len() < self.decoder.n_vocab || self.logits.is_empty() {
+    pub(super) fn logits<T>(
+        &mut self,
+        backend: &mut Backend,
+        chunk: &Range<usize>,
+        see: impl FnOnce(&[f32]) -> T,
+    ) -> Result<T> {
+        if self.computed.as_ref() != Some(chunk) {
             self.compute_logits(backend, chunk)?;
+            self.computed = Some(chunk.clone());
         }
-        Ok(&self.logits)
+        Ok(backend.change(&self.chunk, chunk.len() * self.rows.len(), |logits| see(logits)))
     }
 
-    /// Adds (for the first chunk: sets) what dLoss/dlogits of a chunk, `[R, chunk]`, give for the normalised rows.
+    /// Has `differentiate` turn the logits of a chunk, as [`Vocabulary::logits`] shows them, into dLoss/dlogits in the same
+    /// places, and adds (for the first chunk: sets) what these give for the normalised rows.
     ///
     /// # Errors
-    /// As [`Backend::run`].
+    /// As [`Backend::run`], and those of `differentiate`.
     pub(super) fn add_gradient(
         &mut self,
         backend: &mut Backend,
         chunk: &Range<usize>,
-        gradients: &[f32],
+        differentiate: impl FnOnce(&mut [f32]) -> Result<()>,
     ) -> Result<()> {
-        backend.write_part(&self.chunk, 0, gradients);
+        self.logits(backend, chunk, |_| ())?;
+        self.computed = None;
+        backend.change(&self.chunk, chunk.len() * self.rows.len(), differentiate)?;
         let mut graph = backend.graph(GRAPH_CAPACITY);
-        let d_logits = self.chunk_view(&mut graph, chunk);
+        let d_logits = graph.leaf(&self.chunk_view(backend, chunk));
         let rows = self.head_rows(&mut graph, chunk);
         let part = linear::transposed_product(&mut graph, rows, d_logits);
-        let sum = graph.leaf(&self.gradient);
         if chunk.start == 0 {
-            graph.copy(part, sum)
+            graph.place(part, &self.gradient);
         } else {
-            graph.add_into(sum, part)
+            let sum = graph.leaf(&self.gradient);
+            graph.add_into(sum, part);
         }
         backend.run(graph)
     }
@@ -121,7 +130,7 @@ impl<'a> Vocabulary<'a> {
         let mut graph = backend.graph(GRAPH_CAPACITY);
         let x = self.rows_of(&mut graph, hidden);
         let d_normalised = graph.leaf(&self.gradient);
-        let dx = norm::backward(&mut graph, x, &self.weights.output_norm, d_normalised, self.decoder.eps);
+        let dx = norm::backward(&mut graph, x, &self.weights.output_norm, d_normalised, self.decoder.eps, None);
         let target = self.rows_of(&mut graph, gradient);
         graph.copy(dx, target);
         backend.run(graph)
@@ -140,11 +149,8 @@ impl<'a> Vocabulary<'a> {
     }
 
     /// The memory of `chunk` as `[chunk, R]`.
-    fn chunk_view(&self, graph: &mut Graph, chunk: &Range<usize>) -> Tensor {
-        let n_rows = self.rows.len();
-        let all = graph.leaf(&self.chunk);
-        let part = graph.slice(all, 0, 0, chunk.len() * n_rows);
-        graph.reshape(part, &[chunk.len(), n_rows])
+    fn chunk_view(&self, backend: &Backend, chunk: &Range<usize>) -> Stored {
+        backend.view(&self.chunk, &[chunk.len(), self.rows.len()])
     }
 
     fn compute_logits(&mut self, backend: &mut Backend, chunk: &Range<usize>) -> Result<()> {
@@ -158,11 +164,7 @@ impl<'a> Vocabulary<'a> {
             let bias = graph.slice(bias, 0, chunk.start, chunk.len());
             logits = graph.add(logits, bias);
         }
-        let target = self.chunk_view(&mut graph, chunk);
-        graph.copy(logits, target);
-        backend.run(graph)?;
-        self.logits.resize(chunk.len() * self.rows.len(), 0.0);
-        backend.read(&self.chunk, 0, &mut self.logits);
-        Ok(())
+        graph.place(logits, &self.chunk_view(backend, chunk));
+        backend.run(graph)
     }
 }

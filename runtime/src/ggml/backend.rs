@@ -317,6 +317,51 @@ impl Backend {
         values
     }
 
+    /// Gives the first `n` numbers of an F32 tensor to `change`: where they lie if the processor computes, otherwise in a copy
+    /// that is written back. A backend that measures gives zeros.
+    ///
+    /// # Panics
+    /// As [`Backend::write_part`].
+    pub fn change<T>(&mut self, stored: &Stored, n: usize, change: impl FnOnce(&mut [f32]) -> T) -> T {
+        self.check_part(stored, 0, n);
+        assert!(stored.storage.writable, "weights of a file are read-only");
+        // SAFETY: the buffer is alive.
+        let is_host = unsafe { sys::ggml_backend_buffer_is_host(stored.storage.buffer.raw.as_ptr()) };
+        if is_host && self.measured.is_none() {
+            // SAFETY: the tensor has `n` numbers in memory of this process, and `&mut self` keeps others away from them.
+            let values = unsafe {
+                let data = stored.tensor.as_ref().data.cast::<f32>();
+                std::slice::from_raw_parts_mut(data, n)
+            };
+            return change(values);
+        }
+        let mut values = vec![0.0; n];
+        self.read(stored, 0, &mut values);
+        let result = change(&mut values);
+        self.write_part(stored, 0, &values);
+        result
+    }
+
+    /// Another name for the first numbers of an F32 tensor, in another shape. Both name the same memory.
+    ///
+    /// # Panics
+    /// If the shape has more numbers than the tensor, or `stored` is of another type or backend.
+    pub fn view(&self, stored: &Stored, shape: &[usize]) -> Stored {
+        let shape = full_shape(shape);
+        self.check_part(stored, 0, shape.iter().product());
+        let context = Context::new(1, 0);
+        let tensor = context.describe(stored.dtype, shape);
+        let Storage { buffer, writable, .. } = &*stored.storage;
+        // SAFETY: the numbers of the new description are among those of the old one, in a buffer that both keep alive.
+        unsafe {
+            let status =
+                sys::ggml_backend_tensor_alloc(buffer.raw.as_ptr(), tensor.as_ptr(), stored.tensor.as_ref().data);
+            assert_eq!(status, sys::GGML_STATUS_SUCCESS, "ggml refused a part of its own buffer");
+        }
+        let storage = Storage { backend: self.id, _context: context, buffer: Arc::clone(buffer), writable: *writable };
+        Stored { storage: Arc::new(storage), tensor, shape, dtype: stored.dtype }
+    }
+
     /// Computes every operation of `graph`, in order.
     ///
     /// # Errors

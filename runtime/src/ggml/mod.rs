@@ -15,6 +15,7 @@
 //! backend is reached through `&mut Backend`, which is what makes the raw pointers sound.
 
 mod backend;
+mod fused;
 mod graph;
 mod ops;
 mod product;
@@ -24,6 +25,7 @@ mod tests;
 mod transpose;
 
 pub use backend::Backend;
+pub use fused::SwigluGradients;
 pub use graph::{Graph, Tensor};
-pub use ops::{Packed, Rope, RopeMode};
+pub use ops::{MAX_PRODUCTS, Packed, Rope, RopeMode};
 pub use stored::{Arena, Shape, Stored};

@@ -25,13 +25,13 @@ pub struct Packed {
 }
 
 /// Operands of ggml's operations are at most `GGML_MAX_SRC`, 10.
-const MAX_PRODUCTS: usize = 4;
+pub const MAX_PRODUCTS: usize = 4;
 
 /// ggml's `GGML_N_TASKS_MAX`.
 const ALL_THREADS: i32 = -1;
 
-/// What computes an operation of our own: the result, the thread, the number of threads, nothing.
-type Callback = unsafe extern "C" fn(*mut sys::ggml_tensor, c_int, c_int, *mut c_void);
+/// What computes an operation of our own: the result, the thread, the number of threads, user data.
+pub(super) type Callback = unsafe extern "C" fn(*mut sys::ggml_tensor, c_int, c_int, *mut c_void);
 
 /// How positions rotate the elements of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,9 +115,18 @@ impl Graph {
 
     /// The sum of products as [`Graph::product`] computes them, one to four, all of one shape; `k` may differ.
     pub fn sum_of_products(&mut self, products: &[(Tensor, Packed)]) -> Tensor {
+        self.add_products(None, products)
+    }
+
+    /// The same sum, added to contiguous `addend` of the shape of the products.
+    pub fn add_products(&mut self, addend: Option<Tensor>, products: &[(Tensor, Packed)]) -> Tensor {
         assert!((1..=MAX_PRODUCTS).contains(&products.len()), "{} products", products.len());
         let shape = |g: &Self, (a, b): (Tensor, Packed)| [g.shape(a)[1], b.shape[1], b.shape[2], b.shape[3]];
         let result = shape(self, products[0]);
+        if let Some(addend) = addend {
+            assert_eq!(self.shape(addend), result, "add_products: addend");
+            self.check_contiguous("add_products", addend);
+        }
         for &(a, b) in products {
             let (sa, sb) = (self.shape(a), b.shape);
             assert!(
@@ -130,11 +139,11 @@ impl Graph {
             assert!(dtype == GgmlType::F32 || along == dtype.block_bytes() as usize, "product: first operand");
         }
         if self.has_custom_operations() {
-            let operands: Vec<_> = products.iter().flat_map(|&(a, b)| [a, b.tensor]).collect();
+            let operands: Vec<_> = products.iter().flat_map(|&(a, b)| [a, b.tensor]).chain(addend).collect();
             return self.custom(result, &operands, multiply_panels);
         }
         let terms: Vec<_> = products.iter().map(|&(a, b)| self.general_product(a, b)).collect();
-        terms.into_iter().reduce(|sum, term| self.add(sum, term)).expect("at least one product")
+        addend.into_iter().chain(terms).reduce(|sum, term| self.add(sum, term)).expect("at least one product")
     }
 
     /// A product from operations that all devices have.
@@ -397,15 +406,26 @@ impl Graph {
     }
 
     /// An operation of our own on the CPU: a contiguous F32 result of `shape`, computed by all threads.
-    fn custom(&mut self, shape: Shape, operands: &[Tensor], callback: Callback) -> Tensor {
+    pub(super) fn custom(&mut self, shape: Shape, operands: &[Tensor], callback: Callback) -> Tensor {
+        self.custom_with(shape, operands, callback, std::ptr::null_mut())
+    }
+
+    /// As [`Graph::custom`], for callbacks that want user data.
+    pub(super) fn custom_with(
+        &mut self,
+        shape: Shape,
+        operands: &[Tensor],
+        callback: Callback,
+        user_data: *mut c_void,
+    ) -> Tensor {
         self.check_room();
         let mut operands: Vec<_> = operands.iter().map(|&operand| self.raw(operand).as_ptr()).collect();
         let [x, y, z, w] = shape.map(|n| n as i64);
-        // SAFETY: the context has room; each callback gets the operands and the shape that it is written for, and uses no
-        // user data. The list of operands is read during the call only.
+        // SAFETY: the context has room; each callback gets the operands, the shape and the user data that it is written for.
+        // The list of operands is read during the call only.
         let result = unsafe {
             let (context, n_operands) = (self.context(), operands.len() as i32);
-            let (operands, user_data) = (operands.as_mut_ptr(), std::ptr::null_mut());
+            let operands = operands.as_mut_ptr();
             let dtype = sys::GGML_TYPE_F32;
             sys::ggml_custom_4d(
                 context,
@@ -435,7 +455,7 @@ impl Graph {
         self.push(result)
     }
 
-    fn binary(
+    pub(super) fn binary(
         &mut self,
         a: Tensor,
         b: Tensor,
@@ -465,7 +485,7 @@ impl Graph {
         );
     }
 
-    fn check_contiguous(&self, what: &str, a: Tensor) {
+    pub(super) fn check_contiguous(&self, what: &str, a: Tensor) {
         assert!(self.dtype(a) == GgmlType::F32 && self.is_contiguous(a), "{what}: operand is not contiguous F32");
     }
 }

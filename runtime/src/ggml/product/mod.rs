@@ -51,7 +51,8 @@ pub(super) unsafe extern "C" fn pack_strips(
 }
 
 /// The callback of the custom operation `dst[m, n, n2, n3]`, the sum of products of its operands, pair by pair: `a[k, m, ...]`
-/// of any type and strides, its last dimensions dividing those of the result, and `b` as [`pack_strips`] leaves it.
+/// of any type and strides, its last dimensions dividing those of the result, and `b` as [`pack_strips`] leaves it. A last
+/// operand without a partner is contiguous, of the shape of the result, and added.
 pub(super) unsafe extern "C" fn multiply_panels(
     dst: *mut sys::ggml_tensor,
     thread: c_int,
@@ -60,11 +61,13 @@ pub(super) unsafe extern "C" fn multiply_panels(
 ) {
     // SAFETY: ggml passes the tensor of a running operation, whose operands `Graph::sum_of_products` has set and checked;
     // those that are not used are null.
-    let (dst, pairs) = unsafe {
+    let (dst, operands) = unsafe {
         let dst = &*dst;
         let operands: Vec<_> = dst.src.iter().map_while(|operand| operand.as_ref()).collect();
         (dst, operands)
     };
+    let pairs = operands.chunks_exact(2);
+    let addend = pairs.remainder().first();
     let [m, n, n2, n3] = dst.ne.map(|n| n as usize);
     let (n_panels, n_strips) = (m.div_ceil(ROWS), n.div_ceil(COLUMNS));
     // Threads take panels; where there are few they take strips, and each unpacks all the panels.
@@ -84,7 +87,7 @@ pub(super) unsafe extern "C" fn multiply_panels(
         let count = PANELS.min(panels.end - next).min(n_panels - first);
         next += count;
         let mut is_first = true;
-        for pair in pairs.chunks_exact(2) {
+        for pair in pairs.clone() {
             let (a, b) = (pair[0], pair[1]);
             let [k, _, a2, a3] = a.ne.map(|n| n as usize);
             let operand = Operand::matrix(a, i2 * a2 / n2, i3 * a3 / n3);
@@ -108,6 +111,14 @@ pub(super) unsafe extern "C" fn multiply_panels(
                             let result = unsafe {
                                 std::slice::from_raw_parts_mut(dst.data.byte_add(offset).cast::<f32>(), height)
                             };
+                            if let (Some(addend), true) = (addend, is_first) {
+                                // SAFETY: the same place in a tensor of the same shape and strides, which nobody writes.
+                                let addend = unsafe {
+                                    std::slice::from_raw_parts(addend.data.byte_add(offset).cast::<f32>(), height)
+                                };
+                                result.copy_from_slice(addend);
+                            }
+                            let is_first = is_first && addend.is_none();
                             // Whole columns are copied as arrays: as slices they would be calls.
                             match (<&mut Left>::try_from(&mut *result), is_first) {
                                 (Ok(result), true) => *result = *sums,
@@ -130,7 +141,7 @@ fn add(result: &mut [f32], sums: &Left) {
 }
 
 /// The part of `0..n` that is for `thread` of `n_threads`.
-fn share(n: usize, thread: c_int, n_threads: c_int) -> std::ops::Range<usize> {
+pub(super) fn share(n: usize, thread: c_int, n_threads: c_int) -> std::ops::Range<usize> {
     let (thread, n_threads) = (thread as usize, n_threads as usize);
     n * thread / n_threads..n * (thread + 1) / n_threads
 }
