@@ -119,21 +119,27 @@ fn norms() {
         let forward = |graph: &mut Graph, x: &[Tensor]| norm::forward(graph, x[0], &gain, eps);
         let backward = |graph: &mut Graph, x: &[Tensor], dy| vec![norm::backward(graph, x[0], &gain, dy, eps, None)];
         check("norm", &mut backend, &[&[12, 3, 4]], &forward, &backward);
+        let residual = |graph: &mut Graph, x: &[Tensor]| {
+            let update = norm::forward(graph, x[0], &gain, eps);
+            graph.add(x[0], update)
+        };
+        let backward =
+            |graph: &mut Graph, x: &[Tensor], dy| vec![norm::backward(graph, x[0], &gain, dy, eps, Some(dy))];
+        check("residual norm", &mut backend, &[&[12, 3, 4]], &residual, &backward);
     }
 }
 
 #[test]
 fn gates() {
-    let forward = |graph: &mut Graph, x: &[Tensor]| {
-        let activated = graph.silu(x[0]);
-        graph.mul(activated, x[1])
-    };
+    let forward = |graph: &mut Graph, x: &[Tensor]| graph.swiglu(x[0], x[1]);
     let backward = |graph: &mut Graph, x: &[Tensor], dy| {
-        let activated = graph.silu(x[0]);
-        let d_activated = graph.mul(dy, x[1]);
-        vec![graph.silu_back(d_activated, x[0]), graph.mul(dy, activated)]
+        let gradients = graph.swiglu_back(dy, x[0], x[1]);
+        vec![gradients.d_gate, gradients.d_up]
     };
-    check("gate", &mut backend(), &[&[20, 6], &[20, 6]], &forward, &backward);
+    check("swiglu", &mut backend(), &[&[48, 5], &[48, 5]], &forward, &backward);
+    // The result once more, which the way back gives as well.
+    let again = |graph: &mut Graph, x: &[Tensor]| graph.swiglu_back(x[0], x[0], x[1]).hidden;
+    check("swiglu again", &mut backend(), &[&[48, 5], &[48, 5]], &again, &backward);
 }
 
 #[test]
