@@ -22,7 +22,7 @@ use crate::{
     checkpoint::{CheckpointStore, Resumed, RunIdentity, TrainState},
     cursor::{Cursor, Order},
     data::Dataset,
-    engine::{Engine, EngineOptions, PrefixCacheStats},
+    engine::{Engine, EngineOptions, PrefixCacheOptions, PrefixCacheStats, PromptFolder},
     evaluate::{EvaluateOptions, Evaluation, evaluate},
     file::{AdapterFile, Precision, Provenance},
     lora::{LoraConfig, LoraWeights},
@@ -69,7 +69,7 @@ pub struct Trainer {
     model: Model,
     sessions: Vec<Session>,
     /// Shared by the sessions.
-    prompts: Arc<PromptCache>,
+    prompts: Option<Arc<PromptCache>>,
     /// Away while a gradient rests.
     engine: Option<Engine>,
     dataset: Dataset,
@@ -106,13 +106,11 @@ impl Trainer {
         let session_options = session_options(&options);
         let file = Arc::new(GgufFile::open(model.path())?);
         let engine_options = engine_options(model, &file, &options)?;
-        let sampler_bytes = engine_options.prefix_cache.sampler_bytes;
-        let prompts = Arc::new(PromptCache::new(sampler_bytes));
+        let prompts = prompt_cache(&engine_options.prefix_cache);
         let engine = Engine::from_file(&file, engine_options)?;
         let mut sessions =
             (0..options.n_sessions).map(|_| Session::new(model, &session_options)).collect::<Result<Vec<_>>>()?;
-        let shared = Some(&prompts).filter(|_| sampler_bytes > 0);
-        sessions.iter_mut().for_each(|session| session.set_prompt_cache(shared.cloned()));
+        sessions.iter_mut().for_each(|session| session.set_prompt_cache(prompts.clone()));
         let weights = LoraWeights::init(&options.lora, &engine.lora_targets(), options.seed)?;
         // An identity, but not without effect: an activated adapter has prompts computed in two calls, and a run that is
         // resumed within its first step must compute them in the same ones.
@@ -346,7 +344,7 @@ impl Trainer {
     /// How often the sampler's sessions found the beginning of an activated adapter's prompt at hand, since this trainer
     /// was made.
     pub fn prompt_stats(&self) -> PromptCacheStats {
-        self.prompts.stats()
+        self.prompts.as_ref().map(|prompts| prompts.stats()).unwrap_or_default()
     }
 
     /// The same of the engine; `None` while a gradient is under way.
@@ -398,6 +396,16 @@ impl Trainer {
             }),
             seed: self.options.seed,
         }
+    }
+}
+
+/// What the sessions share; `None` where nothing may be kept.
+fn prompt_cache(options: &PrefixCacheOptions) -> Option<Arc<PromptCache>> {
+    let cache = PromptCache::new(options.sampler_bytes);
+    let (max_bytes, folder) = (options.directory_bytes, options.directory.clone());
+    match folder.map(|directory| Box::new(PromptFolder { directory, max_bytes })) {
+        Some(folder) => Some(Arc::new(cache.with_store(folder))),
+        None => (options.sampler_bytes > 0).then(|| Arc::new(cache)),
     }
 }
 

@@ -50,7 +50,9 @@ pub use mapped::MappedFile;
 pub use model::{Model, ModelInfo, ModelOptions, TokenId};
 pub use prompt::{EncodedPrompt, IMAGE_MARK, ImageEmbedding, Message, Part, Prompt, Role, Segment};
 pub use sampler::{Sampled, Sampler, SamplerOptions};
-pub use session::{FlashAttention, KvType, PromptCache, PromptCacheStats, SequenceState, Session, SessionOptions};
+pub use session::{
+    FlashAttention, KvType, PromptCache, PromptCacheStats, PromptStore, SequenceState, Session, SessionOptions,
+};
 pub use template::ChatTemplate;
 pub use text::TextDecoder;
 pub use think::{ThinkEvent, ThinkSplitter};

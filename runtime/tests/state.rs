@@ -205,7 +205,7 @@ fn prompts_of_activated_adapters_begin_with_what_is_kept() {
             }
         }
     }
-    assert_eq!(cache.stats(), PromptCacheStats { n_restored: 6, n_computed: 2 });
+    assert_eq!(cache.stats(), PromptCacheStats { n_restored: 6, n_loaded: 0, n_computed: 2 });
     assert!((1..1 << 20).contains(&cache.n_bytes()), "{}", cache.n_bytes());
     // The adapter's weights do not matter, whether there is one does.
     let [session, _] = &mut sessions;
@@ -216,15 +216,15 @@ fn prompts_of_activated_adapters_begin_with_what_is_kept() {
         session.set_adapters(&adapters).expect("sets");
         logits(session, &prompts[0]);
     }
-    assert_eq!(cache.stats(), PromptCacheStats { n_restored: 7, n_computed: 2 });
+    assert_eq!(cache.stats(), PromptCacheStats { n_restored: 7, n_loaded: 0, n_computed: 2 });
     // Behind something else a beginning is none.
     session.set_adapters(&[(activated, 1.0)]).expect("sets");
     session.prefill(0, &prompts[0]).expect("fits");
     session.prefill(0, &prompts[0]).expect("fits");
-    assert_eq!(cache.stats(), PromptCacheStats { n_restored: 8, n_computed: 2 });
+    assert_eq!(cache.stats(), PromptCacheStats { n_restored: 8, n_loaded: 0, n_computed: 2 });
     // A cache without room computes, to the same bits.
     let none = Arc::new(PromptCache::new(100));
     session.set_prompt_cache(Some(none.clone()));
     assert!(logits(session, &prompts[1]) == expected[1] && logits(session, &prompts[1]) == expected[1]);
-    assert_eq!((none.stats(), none.n_bytes()), (PromptCacheStats { n_restored: 0, n_computed: 2 }, 0));
+    assert_eq!((none.stats(), none.n_bytes()), (PromptCacheStats { n_restored: 0, n_loaded: 0, n_computed: 2 }, 0));
 }

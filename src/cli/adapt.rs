@@ -218,8 +218,8 @@ fn say_reuse(trainer: &Trainer, output: Output) {
     let sampler = trainer.prompt_stats();
     let Some(engine) = trainer.prefix_stats().filter(|engine| engine.n_computed + engine.n_disk > 0) else { return };
     output.say(format_args!(
-        "questions left to the base: sampler {} computed, {} at hand; engine {} computed, {} at hand, {} from the folder",
-        sampler.n_computed, sampler.n_restored, engine.n_computed, engine.n_memory, engine.n_disk
+        "questions left to the base, computed, in memory and from the folder: sampler {}, {}, {}; engine {}, {}, {}",
+        sampler.n_computed, sampler.n_restored, sampler.n_loaded, engine.n_computed, engine.n_memory, engine.n_disk
     ));
 }
 

@@ -37,6 +37,33 @@ fn kept_prompts_change_no_bits_of_an_activated_run() {
 }
 
 #[test]
+fn prompts_kept_in_a_folder_serve_the_next_run() {
+    let bench = Bench::new();
+    let (expected, expected_adapter, _) = run(&bench, activated());
+    let directory = bench.folder.path().join("prefixes");
+    // Files of the engine and of the sampler.
+    let files = || fs::read_dir(&directory).expect("made on demand").map(|entry| entry.expect("readable").path());
+    // Memory, folder, computed.
+    let check = |what: &str, counts: [u64; 3]| {
+        let prefix_cache = PrefixCacheOptions { directory: Some(directory.clone()), ..PrefixCacheOptions::default() };
+        let (metrics, adapter, trainer) = run(&bench, TrainerOptions { prefix_cache, ..activated() });
+        assert_eq!((metrics, adapter), (expected.clone(), expected_adapter.clone()), "{what}");
+        let stats = trainer.prompt_stats();
+        assert_eq!([stats.n_restored, stats.n_loaded, stats.n_computed], counts, "{what}");
+        assert_eq!(files().count(), 6, "{what}");
+    };
+    check("an empty folder", [5, 0, 3]);
+    check("the next run", [5, 3, 0]);
+    for path in files() {
+        let mut bytes = fs::read(&path).expect("readable");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).expect("writable");
+    }
+    check("damaged files", [5, 0, 3]);
+}
+
+#[test]
 fn prompts_that_do_not_invoke_the_adapter_are_found_before_any_work() {
     let bench = Bench::new();
     // Of the three questions, the first asks so.

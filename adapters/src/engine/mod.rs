@@ -46,12 +46,12 @@ use std::{fmt, path::Path, sync::Arc};
 
 use owlet_runtime::{EncodedPrompt, Error, ErrorKind, Result, TokenId, ggml::Backend, gguf::GgufFile};
 
-pub(crate) use self::family::Decoder;
 pub use self::{
     distill::{Teacher, TokenDivergences},
     measure::{EngineMemory, GroupShape},
     prefix::{PrefixCacheOptions, PrefixCacheStats},
 };
+pub(crate) use self::{family::Decoder, prefix_file::PromptFolder};
 use self::{
     layout::Layout,
     pass::Pass,

@@ -18,9 +18,9 @@ pub struct PrefixCacheOptions {
     /// computed for every call.
     pub memory_bytes: usize,
     /// Memory, in bytes, of those that the sampler's sessions share: llama.cpp has its own layout and precision. Default
-    /// 128 MiB, which holds as many in F16. None of them are on disk.
+    /// 128 MiB, which holds as many in F16.
     pub sampler_bytes: usize,
-    /// A folder for the engine's, made if it is missing; default none. Files there serve later runs with the same model and
+    /// A folder for the others of both, made if it is missing; default none. Files there serve later runs with the same model and
     /// number of threads. One that is damaged, or of something else, is computed again. The model is told by the header and
     /// the first 4096 bytes of each tensor of its file, not by all of it: models that differ further behind only need
     /// folders of their own. So do processors of one architecture with other instructions, where the same bits matter.

@@ -158,13 +158,14 @@ fn keys_and_values(decoder: &Decoder, run: &TrainerOptions) -> usize {
     n_cells * bytes_per_cell(decoder, run)
 }
 
-/// The full cache, and for each session one prompt on its way: what llama.cpp gave or shall get, and the state kept of it.
+/// The full cache, and for each session one prompt on its way: what llama.cpp gave or shall get, and the state kept of it, and
+/// its file.
 fn sampler_prefixes(decoder: &Decoder, run: &TrainerOptions, options: &EngineOptions) -> usize {
-    let n_bytes = options.prefix_cache.sampler_bytes;
-    if run.lora.mode == LoraMode::Full || n_bytes == 0 {
+    let (n_bytes, has_folder) = (options.prefix_cache.sampler_bytes, options.prefix_cache.directory.is_some());
+    if run.lora.mode == LoraMode::Full || (n_bytes == 0 && !has_folder) {
         return 0;
     }
-    n_bytes + 2 * run.n_sessions * run.max_prompt_tokens * bytes_per_cell(decoder, run)
+    n_bytes + (2 + usize::from(has_folder)) * run.n_sessions * run.max_prompt_tokens * bytes_per_cell(decoder, run)
 }
 
 fn bytes_per_cell(decoder: &Decoder, run: &TrainerOptions) -> usize {

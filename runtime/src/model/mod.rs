@@ -117,6 +117,8 @@ struct Inner {
     budget: Option<ImageBudget>,
     template: ChatTemplate,
     info: ModelInfo,
+    /// Repacked weights, layers on a GPU.
+    kernels: (bool, i32),
     load_ms: f64,
 }
 
@@ -177,7 +179,9 @@ impl Model {
         let info = model_info(&file, &hyper, &weights, &vocab, mmproj.as_ref().map(|(file, _)| file));
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         let adapter_list = RwLock::new(());
-        let inner = Inner { projector, vocab, weights, adapter_list, file, hyper, budget, template, info, load_ms };
+        let kernels = (options.repack, options.gpu_layers);
+        let inner =
+            Inner { projector, vocab, weights, adapter_list, file, hyper, budget, template, info, kernels, load_ms };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -354,6 +358,11 @@ impl Model {
     /// Width of one token's input: the hidden state and its deepstack shares.
     pub(crate) fn input_width(&self) -> usize {
         self.0.hyper.n_embd as usize * (1 + self.0.hyper.n_deepstack as usize)
+    }
+
+    /// What decides by which kernels llama.cpp computes: whether weights were repacked, and layers on a GPU.
+    pub(crate) fn kernels(&self) -> (bool, i32) {
+        self.0.kernels
     }
 
     pub(crate) fn raw(&self) -> NonNull<sys::llama_model> {

@@ -20,7 +20,7 @@ use self::{
 };
 pub use self::{
     options::{FlashAttention, KvType, SessionOptions},
-    prompts::{PromptCache, PromptCacheStats},
+    prompts::{PromptCache, PromptCacheStats, PromptStore},
     state::SequenceState,
 };
 use crate::{
