@@ -9,7 +9,10 @@ use std::{
 
 use llama_cpp_sys_2 as sys;
 
-use super::stored::{Context, Shape, Stored, full_shape};
+use super::{
+    stored::{Context, Shape, Stored, full_shape},
+    turns::Turns,
+};
 use crate::gguf::GgmlType;
 
 /// A result, an input or a view inside one [`Graph`].
@@ -31,6 +34,8 @@ pub struct Graph {
     capacity: usize,
     /// What the leaves name: kept alive until the graph has run.
     stored: Vec<Stored>,
+    /// Of operations of our own; at addresses that stay.
+    turns: Vec<Box<Turns>>,
     has_custom_operations: bool,
 }
 
@@ -53,6 +58,7 @@ impl Graph {
             tensors: Vec::with_capacity(capacity),
             capacity,
             stored: Vec::new(),
+            turns: Vec::new(),
             has_custom_operations,
         }
     }
@@ -149,6 +155,12 @@ impl Graph {
     /// Whether the device runs operations of our own: the CPU does.
     pub(super) fn has_custom_operations(&self) -> bool {
         self.has_custom_operations
+    }
+
+    /// The address of new turns, which stay there as long as the graph.
+    pub(super) fn turns(&mut self) -> *const Turns {
+        self.turns.push(Box::default());
+        self.turns.last().map_or(std::ptr::null(), |turns| &raw const **turns)
     }
 
     pub(super) fn stored(&self) -> &[Stored] {

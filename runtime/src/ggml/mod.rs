@@ -23,6 +23,7 @@ mod stored;
 #[cfg(test)]
 mod tests;
 mod transpose;
+mod turns;
 
 pub use backend::Backend;
 pub use fused::SwigluGradients;

@@ -140,7 +140,8 @@ impl Graph {
         }
         if self.has_custom_operations() {
             let operands: Vec<_> = products.iter().flat_map(|&(a, b)| [a, b.tensor]).chain(addend).collect();
-            return self.custom(result, &operands, multiply_panels);
+            let turns = self.turns().cast_mut().cast();
+            return self.custom_with(result, &operands, multiply_panels, turns);
         }
         let terms: Vec<_> = products.iter().map(|&(a, b)| self.general_product(a, b)).collect();
         addend.into_iter().chain(terms).reduce(|sum, term| self.add(sum, term)).expect("at least one product")

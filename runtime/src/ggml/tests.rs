@@ -49,7 +49,7 @@ fn matrix_products_contract_over_rows_and_repeat_the_first_operand() {
 }
 
 #[test]
-fn products_take_operands_of_any_type_strides_and_size() {
+fn sums_of_products_take_operands_of_any_type_strides_and_size() {
     use crate::quantize::{dequantize_rows, quantize_rows};
     // Below, at and above what kernels take at a time; depths are whole blocks where the type has blocks.
     let sizes: [(usize, usize, usize); 6] =
@@ -72,13 +72,14 @@ fn products_take_operands_of_any_type_strides_and_size() {
                 (product + second) as f32
             };
             let expected: Vec<f32> = (0..n).flat_map(|column| (0..m).map(move |row| element(row, column))).collect();
-            for n_threads in [1, 3] {
+            for (n_threads, has_addend) in [(1, false), (3, false), (3, true)] {
                 let mut backend = Backend::cpu(n_threads).expect("a processor");
-                let shapes: [(GgmlType, &[usize]); 5] = [
+                let shapes: [(GgmlType, &[usize]); 6] = [
                     (dtype, &[width, height]),
                     (GgmlType::F32, &[n, k]),
                     (GgmlType::F32, &[2, m]),
                     (GgmlType::F32, &[2, n]),
+                    (GgmlType::F32, &[m, n]),
                     (GgmlType::F32, &[m, n]),
                 ];
                 let stored = backend.allocate(&shapes).expect("memory");
@@ -88,15 +89,19 @@ fn products_take_operands_of_any_type_strides_and_size() {
                 backend.write(&stored[1], &by_step);
                 backend.write(&stored[2], &extra);
                 backend.write(&stored[3], &b[..2 * n]);
+                let addend = if has_addend { numbers(m * n) } else { vec![0.0; m * n] };
+                backend.write(&stored[5], &addend);
                 let mut graph = backend.graph(32);
                 let [w, x, c, d] = [0, 1, 2, 3].map(|index| graph.leaf(&stored[index]));
                 let w = if is_transposed { graph.transpose(w) } else { w };
                 let x = graph.transpose(x);
                 let (x, d) = (graph.pack(x), graph.pack(d));
-                let sum = graph.sum_of_products(&[(w, x), (c, d)]);
+                let leaf = has_addend.then(|| graph.leaf(&stored[5]));
+                let sum = graph.add_products(leaf, &[(w, x), (c, d)]);
                 graph.place(sum, &stored[4]);
                 backend.run(graph).expect("runs");
-                for (index, (got, expected)) in backend.read_all(&stored[4]).iter().zip(&expected).enumerate() {
+                let expected = expected.iter().zip(&addend).map(|(sum, addend)| sum + addend);
+                for (index, (got, expected)) in backend.read_all(&stored[4]).iter().zip(expected).enumerate() {
                     let name = format!("{dtype} {k} x {m} x {n}, transposed {is_transposed}, {n_threads} threads");
                     assert!((got - expected).abs() < 2e-3, "{name}: element {index}: {got} for {expected}");
                 }

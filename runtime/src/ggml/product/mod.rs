@@ -17,6 +17,7 @@ use self::{
     operand::Operand,
     tile::{COLUMNS, Left, ROWS, Right, multiply},
 };
+use super::turns::Turns;
 
 /// Steps of the contraction that are taken at a time; whole blocks of every packed type.
 const DEPTH: usize = 256;
@@ -57,8 +58,10 @@ pub(super) unsafe extern "C" fn multiply_panels(
     dst: *mut sys::ggml_tensor,
     thread: c_int,
     n_threads: c_int,
-    _: *mut c_void,
+    turns: *mut c_void,
 ) {
+    // SAFETY: the user data are turns of this operation alone, which the graph keeps.
+    let turns = unsafe { &*turns.cast::<Turns>() };
     // SAFETY: ggml passes the tensor of a running operation, whose operands `Graph::sum_of_products` has set and checked;
     // those that are not used are null.
     let (dst, operands) = unsafe {
@@ -70,67 +73,94 @@ pub(super) unsafe extern "C" fn multiply_panels(
     let addend = pairs.remainder().first();
     let [m, n, n2, n3] = dst.ne.map(|n| n as usize);
     let (n_panels, n_strips) = (m.div_ceil(ROWS), n.div_ceil(COLUMNS));
-    // Threads take panels; where there are few they take strips, and each unpacks all the panels.
+    // Threads take panels in turn; where there are few they take strips, and each unpacks all the panels.
     let n_all = n_panels * n2 * n3;
     let by_panels = n_all >= 2 * n_threads as usize;
-    let panels = if by_panels { share(n_all, thread, n_threads) } else { 0..n_all };
     let strips = if by_panels { 0..n_strips } else { share(n_strips, thread, n_threads) };
     if strips.is_empty() {
         return;
     }
-    let mut pieces = vec![[0.0; ROWS]; PANELS.min(panels.len()) * DEPTH];
+    let whole = PANELS.min(n_panels);
+    let is_coarse = pairs.clone().any(|pair| Operand::matrix(pair[0], 0, 0).wants_whole_blocks());
+    let at_once = if is_coarse { whole } else { 1 }..whole;
+    let mut all = (!by_panels).then_some(0..n_all);
+    let mut next = || match by_panels {
+        true => turns.take(n_all, n_threads as usize, at_once.clone()),
+        false => all.take(),
+    };
+    let mut pieces = vec![[0.0; ROWS]; whole * DEPTH];
 
-    let mut next = panels.start;
-    while next < panels.end {
-        let (matrix, first) = (next / n_panels, next % n_panels);
-        let (i2, i3) = (matrix % n2, matrix / n2);
-        let count = PANELS.min(panels.end - next).min(n_panels - first);
-        next += count;
-        let mut is_first = true;
-        for pair in pairs.clone() {
-            let (a, b) = (pair[0], pair[1]);
-            let [k, _, a2, a3] = a.ne.map(|n| n as usize);
-            let operand = Operand::matrix(a, i2 * a2 / n2, i3 * a3 / n3);
-            for start in (0..k).step_by(DEPTH) {
-                let depth = DEPTH.min(k - start);
-                let pieces = &mut pieces[..count * depth];
-                operand.unpack(first * ROWS..((first + count) * ROWS).min(m), start, depth, pieces);
-                for (index, piece) in pieces.chunks_exact(depth).enumerate() {
-                    let row = (first + index) * ROWS;
-                    let height = ROWS.min(m - row);
-                    for strip in strips.clone() {
-                        let offset = (matrix * n_strips + strip) * k + start;
-                        // SAFETY: packed strips are `k` contiguous steps each, and nobody writes them now.
-                        let right = unsafe { std::slice::from_raw_parts(b.data.cast::<Right>().add(offset), depth) };
-                        let tile = multiply(piece, right);
-                        let first_column = strip * COLUMNS;
-                        for (column, sums) in (first_column..n).zip(&tile) {
-                            let offset = row * dst.nb[0] + column * dst.nb[1] + i2 * dst.nb[2] + i3 * dst.nb[3];
-                            // SAFETY: `height` rows of that column of the contiguous result; no other thread has these
-                            // panels and strips.
-                            let result = unsafe {
-                                std::slice::from_raw_parts_mut(dst.data.byte_add(offset).cast::<f32>(), height)
-                            };
-                            if let (Some(addend), true) = (addend, is_first) {
-                                // SAFETY: the same place in a tensor of the same shape and strides, which nobody writes.
-                                let addend = unsafe {
-                                    std::slice::from_raw_parts(addend.data.byte_add(offset).cast::<f32>(), height)
-                                };
-                                result.copy_from_slice(addend);
-                            }
-                            let is_first = is_first && addend.is_none();
-                            // Whole columns are copied as arrays: as slices they would be calls.
-                            match (<&mut Left>::try_from(&mut *result), is_first) {
-                                (Ok(result), true) => *result = *sums,
-                                (Ok(result), false) => add(result, sums),
-                                (Err(_), true) => result.copy_from_slice(&sums[..height]),
-                                (Err(_), false) => add(result, sums),
-                            }
+    while let Some(mut panels) = next() {
+        while !panels.is_empty() {
+            let (matrix, first) = (panels.start / n_panels, panels.start % n_panels);
+            let (i2, i3) = (matrix % n2, matrix / n2);
+            let count = whole.min(panels.len()).min(n_panels - first);
+            panels.start += count;
+            let mut base = match addend {
+                Some(addend) => Base::Other(addend.data.cast()),
+                None => Base::Nothing,
+            };
+            for pair in pairs.clone() {
+                let (a, b) = (pair[0], pair[1]);
+                let [k, _, a2, a3] = a.ne.map(|n| n as usize);
+                let operand = Operand::matrix(a, i2 * a2 / n2, i3 * a3 / n3);
+                for start in (0..k).step_by(DEPTH) {
+                    let depth = DEPTH.min(k - start);
+                    let pieces = &mut pieces[..count * depth];
+                    operand.unpack(first * ROWS..((first + count) * ROWS).min(m), start, depth, pieces);
+                    for (index, piece) in pieces.chunks_exact(depth).enumerate() {
+                        let row = (first + index) * ROWS;
+                        for strip in strips.clone() {
+                            let offset = (matrix * n_strips + strip) * k + start;
+                            // SAFETY: packed strips are `k` contiguous steps each, and nobody writes them now.
+                            let right =
+                                unsafe { std::slice::from_raw_parts(b.data.cast::<Right>().add(offset), depth) };
+                            let tile = multiply(piece, right);
+                            let column = strip * COLUMNS;
+                            let corner = row + m * (column + n * matrix);
+                            let (height, width) = (ROWS.min(m - row), COLUMNS.min(n - column));
+                            // SAFETY: the result is contiguous, and so is an addend, of the same shape; the tile is inside,
+                            // and no other thread has these panels and strips.
+                            unsafe { put(&tile[..width], height, dst.data.cast(), (corner, m), base) };
                         }
                     }
+                    base = Base::Result;
                 }
-                is_first = false;
             }
+        }
+    }
+}
+
+/// What a tile is added to.
+#[derive(Clone, Copy)]
+enum Base {
+    Nothing,
+    /// What stands in its place.
+    Result,
+    /// What stands in the same place there.
+    Other(*const f32),
+}
+
+/// Writes `height` rows of the columns `tile` into `result`, the first number at `corner`, columns `stride` apart.
+///
+/// # Safety
+/// All those places are inside `result`, and inside what it is added to; nobody else writes or reads the former.
+#[inline(always)]
+unsafe fn put(tile: &[Left], height: usize, result: *mut f32, (corner, stride): (usize, usize), base: Base) {
+    for (index, sums) in tile.iter().enumerate() {
+        let offset = corner + index * stride;
+        // SAFETY: as the caller promises.
+        let result = unsafe { std::slice::from_raw_parts_mut(result.add(offset), height) };
+        if let Base::Other(other) = base {
+            // SAFETY: as the caller promises.
+            result.copy_from_slice(unsafe { std::slice::from_raw_parts(other.add(offset), height) });
+        }
+        // Whole columns are copied as arrays: as slices they would be calls.
+        match (<&mut Left>::try_from(&mut *result), base) {
+            (Ok(result), Base::Nothing) => *result = *sums,
+            (Ok(result), _) => add(result, sums),
+            (Err(_), Base::Nothing) => result.copy_from_slice(&sums[..height]),
+            (Err(_), _) => add(result, sums),
         }
     }
 }

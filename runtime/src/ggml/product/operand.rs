@@ -41,6 +41,11 @@ impl Operand {
         }
     }
 
+    /// Whether few vectors cost as much to unpack as all that share their blocks.
+    pub(super) fn wants_whole_blocks(&self) -> bool {
+        self.is_transposed && self.block > ROWS
+    }
+
     /// Steps `start..start + strip.len()` of the vectors `columns`, at most `N`, step by step; further columns are zero.
     /// F32 only.
     pub(super) fn interleave<const N: usize>(&self, columns: Range<usize>, start: usize, strip: &mut [[f32; N]]) {
