@@ -11,7 +11,8 @@ DEMO_OUT ?= demo-out
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-heavy lint check-adapter bench bench-peer
+.PHONY: help setup demo test test-heavy lint check-adapter bench bench-peer bench-decode bench-rollouts bench-cost \
+    bench-all bench-learning
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +44,32 @@ bench: setup ## Time a training step, the gradient through packed weights, and k
 bench-peer: setup ## Time the same training step in transformers + peft, and then ours
 	benches/peer/run.sh $(BENCH_ARGS)
 	$(cargo) bench --profile dev --bench training -- $(BENCH_ARGS)
+
+BENCH_THREADS ?= 2
+BENCH_MODELS := target/bench-models
+$(BENCH_MODELS)/%.gguf:
+	mkdir -p $(BENCH_MODELS)
+	$(cargo) run --locked -- synth $(SHAPE_$*) --quiet -o $@
+SHAPE_text := --preset smollm2-135m --type Q8_0
+SHAPE_vision := --preset qwen3-vl-2b --layers 8 --type Q4_K_M
+
+bench-decode: setup $(BENCH_MODELS)/text.gguf ## Time our decode loop beside a bare one of llama.cpp
+	$(cargo) bench --profile dev --locked -p owlet-runtime --bench decode -- $(CURDIR)/$(BENCH_MODELS)/text.gguf $(BENCH_THREADS)
+
+bench-rollouts: setup $(BENCH_MODELS)/vision.gguf ## Time eight answers about a picture as a group and one by one
+	$(cargo) bench --profile dev --locked --bench rollouts -- --threads $(BENCH_THREADS)
+	$(cargo) bench --profile dev --locked --bench rollouts -- --threads $(BENCH_THREADS) --rounds 3 --tokens 32 \
+	    --model $(CURDIR)/$(BENCH_MODELS)/vision.gguf
+
+bench-cost: setup ## Time training steps over a grid, fit the law of their cost, draw docs/performance/cost.svg
+	PATH='$(CARGO_HOME)/bin':"$$PATH" python3 benches/cost.py --threads $(BENCH_THREADS)
+
+bench-all: bench bench-decode bench-rollouts bench-cost ## All benches that need nothing but this repository, about ten minutes
+
+LEARNING_ARGS ?=
+bench-learning: setup ## Train over seeds, by three methods and over a published model; docs/learning.md has the results
+	$(cargo) build --locked
+	PYTHONPATH=benches python3 -m learning $(LEARNING_ARGS)
 
 # Binary wheels for Linux and macOS; not part of `test`, which shall not depend on a package index for Python.
 PEER_ENV := target/peer

@@ -327,13 +327,23 @@ fn adapt_resumes_to_the_same_adapter_and_refuses_to_mix_runs() {
     assert_eq!(other.status.code(), Some(1));
     assert!(told(&other).contains("seed"), "{}", told(&other));
 
-    let resumed = adapt("resumed.gguf", &["--resume", "--json"]);
+    let resumed = adapt("resumed.gguf", &["--resume", "--json", "--answers", "answers.jsonl"]);
     assert_eq!(resumed.status.code(), Some(0), "{}", told(&resumed));
     let report: serde_json::Value = serde_json::from_slice(&resumed.stdout).expect("stdout is JSON");
     assert_eq!(report["n_steps"], 4);
     assert_eq!(report["held_out"]["before"]["overall"]["accuracy"]["n"], 2);
     let read = |name: &str| fs::read(folder.path().join(name)).expect("it was written");
     assert_eq!(read("whole.gguf"), read("resumed.gguf"));
+
+    let answers = String::from_utf8(read("answers.jsonl")).expect("UTF-8");
+    let pairs: Vec<serde_json::Value> =
+        answers.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect();
+    let mean =
+        |when: &str| pairs.iter().map(|pair| pair[when]["reward"].as_f64().expect("a number")).sum::<f64>() / 2.0;
+    for when in ["before", "after"] {
+        assert_eq!(report["held_out"][when]["overall"]["reward"]["mean"], mean(when), "{when}");
+    }
+    assert!(pairs.len() == 2 && pairs.iter().all(|pair| pair["before"]["id"] == pair["after"]["id"]), "{answers}");
 }
 
 #[test]

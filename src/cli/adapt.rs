@@ -1,11 +1,17 @@
 //! `owlet adapt`: teaches a model from answers that can be checked; before and after, it is asked on held-out data.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Args;
 use owlet::{
-    EntropyBand, ErrorKind, Evaluation, Interval, LengthEnvelope, LoraWeights, Precision, Score, StepMetrics, TaskType,
-    Trainer, TrainerOptions, VerifiableReward, reward::Composition,
+    Answer, AtomicFile, EntropyBand, Error, ErrorKind, Evaluation, Interval, LengthEnvelope, LoraWeights, Precision,
+    Score, StepMetrics, TaskType, Trainer, TrainerOptions, VerifiableReward, reward::Composition,
 };
 use serde::Serialize;
 
@@ -30,6 +36,9 @@ pub(crate) struct AdaptArgs {
     /// Held-out data, answered greedily before and after
     #[arg(long, value_name = "FILE")]
     eval: Option<PathBuf>,
+    /// Where every held-out answer goes, before and after: JSON Lines, a question a line
+    #[arg(long, requires = "eval", value_name = "FILE")]
+    answers: Option<PathBuf>,
     /// The adapter to write, a GGUF that llama.cpp loads
     #[arg(long, short, value_name = "GGUF")]
     out: PathBuf,
@@ -134,6 +143,13 @@ struct Report {
     held_out: Option<HeldOut>,
 }
 
+/// A line of `--answers`: the replies to one question.
+#[derive(Debug, Serialize)]
+struct AnswerPair<'a> {
+    before: &'a Answer,
+    after: &'a Answer,
+}
+
 /// Greedy answers on the same held-out questions.
 #[derive(Debug, Serialize)]
 struct HeldOut {
@@ -159,8 +175,13 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
     let cancel = interrupt::cancel_on_signal()?;
     let directory = args.checkpoint_dir.clone().unwrap_or_else(|| args.out.with_extension("checkpoints"));
     let data_files = [Some(&*args.data), args.eval.as_deref(), Some(&*directory), args.lora.from()];
-    ensure_distinct(&args.out, args.model.files().chain(data_files.into_iter().flatten()))?;
+    let inputs = || args.model.files().chain(data_files.into_iter().flatten());
+    ensure_distinct(&args.out, inputs())?;
     ensure_writable(&args.out)?;
+    if let Some(answers) = &args.answers {
+        ensure_distinct(answers, inputs().chain([&*args.out]))?;
+        ensure_writable(answers)?;
+    }
     let data = open_dataset(&args.data)?;
     let held_out = args.eval.as_deref().map(open_dataset).transpose()?;
     let model = args.model.load()?;
@@ -197,6 +218,9 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
         None => None,
     };
     let both = before.map(|before| before.evaluation).zip(after);
+    if let (Some(path), Some((before, after))) = (&args.answers, &both) {
+        write_answers(path, before, after)?;
+    }
 
     if args.json {
         let held_out = both.as_ref().map(|(before, after)| HeldOut {
@@ -257,6 +281,16 @@ impl AdaptArgs {
             ..defaults
         })
     }
+}
+
+fn write_answers(path: &Path, before: &Evaluation, after: &Evaluation) -> Result<()> {
+    let mut file = AtomicFile::create(path)?;
+    for (before, after) in before.answers.iter().zip(&after.answers) {
+        let mut line = serde_json::to_vec(&AnswerPair { before, after }).expect("answers are texts and numbers");
+        line.push(b'\n');
+        file.write_all(&line).map_err(|source| Error::io("cannot write answers", path, source))?;
+    }
+    Ok(file.commit()?)
 }
 
 fn parse_envelope(text: &str) -> Result<(TaskType, LengthEnvelope), String> {
