@@ -140,15 +140,14 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2, help="steps measured, after one that is not; the fastest counts")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/performance")
-    parser.add_argument("--quick", action="store_true", help="every second point and small settings, to try the program")
+    parser.add_argument("--quick", action="store_true", help="a few small settings, to try the program")
     args = parser.parse_args()
     binary = build()
-    whole = BASE | {"layers": 30}
-    held_back = NOT_FITTED
+    whole, held_back = BASE | {"layers": 30}, NOT_FITTED
     if args.quick:
-        for name in GRID:
-            GRID[name] = [value for value in GRID[name] if value <= 2 * BASE[name]][::2]
-        whole, held_back = BASE | {"layers": 4}, NOT_FITTED[:1]
+        BASE.update(prompt=64, group=4, completion=16, layers=2)
+        GRID.update({name: values[:3] for name, values in GRID.items()})
+        whole, held_back = dict(BASE), []
 
     settings = {key(BASE | {name: value}): BASE | {name: value} for name, values in GRID.items() for value in values}
     measured = {at: measure(binary, setting, args.threads, args.repeats)["seconds"] for at, setting in settings.items()}
