@@ -1,10 +1,12 @@
-//! Grouped-query attention over the blocks of a [`Layout`], and back.
+//! Grouped-query attention over the sequences of a [`Layout`], and back.
 //!
 //! Inputs are packed: queries `[head_dim * n_head, T]`, rotated and scaled by `1 / sqrt(head_dim)`; keys and values
-//! `[head_dim * n_head_kv, T]`. A block gathers its rows, padded, into
+//! `[head_dim * n_head_kv, T]`. Frozen keys and values are put in front of those of the batch; no gradient is computed for
+//! them. On the CPU the runtime's own attention does the rest ([`Graph::attention`]).
+//!
+//! On other devices it is composed of operations that all have, block by block. A block gathers its rows, padded, into
 //! queries `[head_dim, n_queries * n_sharing, n_head_kv, n]` and keys `[head_dim, n_keys, n_head_kv, n]`: the heads that share
 //! keys become more queries of the same keys, and the sum over them in the gradients comes for free.
-//! Frozen keys and values are put in front of those of the batch; no gradient is computed for them.
 
 use owlet_runtime::ggml::{Graph, Shape, Tensor};
 
@@ -34,12 +36,12 @@ pub(super) struct Packed {
     pub v: Tensor,
 }
 
-/// What attention gives, and what its backward pass may reuse.
+/// What attention gives.
 pub(super) struct Attended {
     /// `[head_dim * n_head, T]`.
     pub output: Tensor,
-    /// Softmax of each block, where it was kept.
-    probabilities: Vec<Option<Tensor>>,
+    /// The same with what the backward pass needs beside it.
+    result: Tensor,
 }
 
 /// Attention of one group: shapes and places.
@@ -51,46 +53,76 @@ pub(super) struct Attention<'a> {
     pub frozen: Option<(Tensor, Tensor)>,
 }
 
-impl Block {
-    /// `[n_keys, n_queries, n_head, n]`.
-    pub(super) fn probabilities_shape(&self, decoder: &Decoder) -> Shape {
-        [self.n_keys, self.n_queries, decoder.n_head, self.sequences.len()]
+/// The shape of what attention leaves for the backward pass.
+pub(super) fn result_shape(decoder: &Decoder, layout: &Layout) -> Shape {
+    match layout.blocks.is_empty() {
+        true => [(decoder.head_dim + 1) * decoder.n_head * layout.n_tokens, 1, 1, 1],
+        false => [decoder.query_width(), layout.n_tokens, 1, 1],
     }
 }
 
 impl Attention<'_> {
     /// Every query's mean of the values that it sees, weighted by the softmax of its products with their keys.
     pub(super) fn forward(&self, graph: &mut Graph, packed: Packed, tape: &mut Tape) -> Attended {
-        let is_replay = tape.is_replay();
-        let mut probabilities = Vec::with_capacity(self.blocks.len());
-        let output = (!is_replay).then(|| graph.scratch(&[self.decoder.query_width(), self.layout.n_tokens]));
-        let packed = if is_replay { packed } else { self.with_frozen(graph, packed) };
-        for (block, leaves) in self.layout.blocks.iter().zip(&self.blocks) {
-            if is_replay && !self.layout.tapes_probabilities {
-                probabilities.push(None);
-                continue;
-            }
-            let p = match self.layout.tapes_probabilities {
-                true => tape.keep(graph, |graph| self.probabilities(graph, block, leaves, packed)),
-                false => self.probabilities(graph, block, leaves, packed),
-            };
-            probabilities.push(self.layout.keeps_probabilities.then_some(p));
-            if let Some(output) = output {
-                let v = self.gather_keys(graph, block, leaves, packed.v);
-                // [head_dim, n_head_kv, n_keys, n] -> [n_keys, head_dim, n_head_kv, n]
-                let by_key = graph.permute(v, [1, 2, 0, 3]);
-                let by_key = graph.contiguous(by_key);
-                let p = self.by_shared_keys(graph, block, p);
-                let mean = graph.mul_mat(by_key, p);
-                self.scatter_queries(graph, block, mean, output);
-            }
+        let Decoder { head_dim, n_head, .. } = *self.decoder;
+        if !self.is_own() {
+            let result = tape.keep(graph, |graph| self.by_blocks(graph, packed));
+            return Attended { output: result, result };
         }
-        let output = tape.keep(graph, |_| output.expect("computed unless it is replayed"));
-        Attended { output, probabilities }
+        let result = tape.keep(graph, |graph| {
+            let [q, k, v] = self.with_frozen_by_head(graph, packed);
+            graph.attention(q, k, v, &self.layout.branches)
+        });
+        Attended { output: graph.attention_output(result, head_dim, n_head), result }
     }
 
     /// Gradients of queries, keys and values, packed, for the gradient `d_output` of the output.
     pub(super) fn backward(&self, graph: &mut Graph, packed: Packed, attended: &Attended, d_output: Tensor) -> Packed {
+        if !self.is_own() {
+            return self.back_by_blocks(graph, packed, attended.output, d_output);
+        }
+        let operands = self.with_frozen_by_head(graph, packed);
+        let d_output = self.by_head(graph, d_output, self.decoder.n_head);
+        let gradients = graph.attention_back(operands, attended.result, d_output, &self.layout.branches);
+        let mut flat = |heads: Tensor, width: usize| graph.reshape(heads, &[width, self.layout.n_tokens]);
+        let (query, key) = (self.decoder.query_width(), self.decoder.key_width());
+        Packed { q: flat(gradients.q, query), k: flat(gradients.k, key), v: flat(gradients.v, key) }
+    }
+
+    /// Whether the runtime's own attention is used.
+    fn is_own(&self) -> bool {
+        self.layout.blocks.is_empty()
+    }
+
+    /// Queries, keys and values as the runtime's own attention takes them.
+    fn with_frozen_by_head(&self, graph: &mut Graph, packed: Packed) -> [Tensor; 3] {
+        let Decoder { n_head, n_head_kv, .. } = *self.decoder;
+        let Packed { q, k, v } = self.with_frozen(graph, packed);
+        [(q, n_head), (k, n_head_kv), (v, n_head_kv)].map(|(x, n_heads)| self.by_head(graph, x, n_heads))
+    }
+
+    /// `[head_dim * n_heads, n]` as `[head_dim, n_heads, n]`.
+    fn by_head(&self, graph: &mut Graph, x: Tensor, n_heads: usize) -> Tensor {
+        let n = graph.shape(x)[1];
+        graph.reshape(x, &[self.decoder.head_dim, n_heads, n])
+    }
+
+    fn by_blocks(&self, graph: &mut Graph, packed: Packed) -> Tensor {
+        let output = graph.scratch(&[self.decoder.query_width(), self.layout.n_tokens]);
+        let packed = self.with_frozen(graph, packed);
+        for (block, leaves) in self.layout.blocks.iter().zip(&self.blocks) {
+            let p = self.probabilities(graph, block, leaves, packed);
+            let v = self.gather_keys(graph, block, leaves, packed.v);
+            // [head_dim, n_head_kv, n_keys, n] -> [n_keys, head_dim, n_head_kv, n]
+            let by_key = graph.permute(v, [1, 2, 0, 3]);
+            let by_key = graph.contiguous(by_key);
+            let mean = graph.mul_mat(by_key, p);
+            self.scatter_queries(graph, block, mean, output);
+        }
+        output
+    }
+
+    fn back_by_blocks(&self, graph: &mut Graph, packed: Packed, output: Tensor, d_output: Tensor) -> Packed {
         let (query, key, n_tokens) = (self.decoder.query_width(), self.decoder.key_width(), self.layout.n_tokens);
         let gradients = Packed {
             q: graph.scratch(&[query, n_tokens]),
@@ -98,16 +130,14 @@ impl Attention<'_> {
             v: graph.scratch(&[key, n_tokens]),
         };
         // The softmax's own term: sum over keys of p * dp, which equals the output times its gradient.
-        let by_head = [self.decoder.head_dim, self.decoder.n_head, n_tokens];
-        let (o, d_o) = (graph.reshape(attended.output, &by_head), graph.reshape(d_output, &by_head));
+        let [o, d_o] = [output, d_output].map(|x| self.by_head(graph, x, self.decoder.n_head));
         let own = graph.dot_rows(o, d_o);
         let own = graph.scale(own, -1.0, 0.0);
         let own = graph.reshape(own, &[self.decoder.n_head, n_tokens]);
         let packed = self.with_frozen(graph, packed);
 
-        for ((block, leaves), p) in self.layout.blocks.iter().zip(&self.blocks).zip(&attended.probabilities) {
-            let p = p.unwrap_or_else(|| self.probabilities(graph, block, leaves, packed));
-            let p = self.by_shared_keys(graph, block, p);
+        for (block, leaves) in self.layout.blocks.iter().zip(&self.blocks) {
+            let p = self.probabilities(graph, block, leaves, packed);
             let d_o = self.gather_queries(graph, block, leaves, d_output, leaves.existing);
             let own = self.gather_queries(graph, block, leaves, own, leaves.existing);
             let v = self.gather_keys(graph, block, leaves, packed.v);
@@ -145,22 +175,18 @@ impl Attention<'_> {
         Packed { k: join(k, packed.k), v: join(v, packed.v), ..packed }
     }
 
-    /// Softmax of the scores of one block, `[n_keys, n_queries, n_head, n]`.
+    /// Softmax of the scores of one block, `[n_keys, n_queries * n_sharing, n_head_kv, n]`.
     fn probabilities(&self, graph: &mut Graph, block: &Block, leaves: &BlockLeaves, packed: Packed) -> Tensor {
         let q = self.gather_queries(graph, block, leaves, packed.q, None);
         let k = self.gather_keys(graph, block, leaves, packed.k);
         let k = graph.permute(k, [0, 2, 1, 3]);
         let q = graph.pack(q);
         let scores = graph.product(k, q);
-        let scores = graph.reshape(scores, &block.probabilities_shape(self.decoder));
-        graph.soft_max(scores, leaves.mask)
-    }
-
-    /// The heads of `p [n_keys, n_queries, n_head, n]` as more queries of the keys that they share.
-    fn by_shared_keys(&self, graph: &mut Graph, block: &Block, p: Tensor) -> Tensor {
-        let Decoder { n_head_kv, .. } = *self.decoder;
-        let n_rows = block.n_queries * self.decoder.n_sharing();
-        graph.reshape(p, &[block.n_keys, n_rows, n_head_kv, block.sequences.len()])
+        let n = block.sequences.len();
+        // The mask is of one head's queries.
+        let scores = graph.reshape(scores, &[block.n_keys, block.n_queries, self.decoder.n_head, n]);
+        let p = graph.soft_max(scores, leaves.mask);
+        graph.reshape(p, &[block.n_keys, block.n_queries * self.decoder.n_sharing(), self.decoder.n_head_kv, n])
     }
 
     /// Rows of `x [width * n_head, T]` as `[width, n_queries * n_sharing, n_head_kv, n]`, multiplied by `factor` per row.

@@ -15,7 +15,7 @@ use super::{
     adapter::{AdapterLeaves, Factors},
     attention::{Attention, BlockLeaves, Packed},
     family::{Decoder, tests::decoder},
-    layout::Layout,
+    layout::{Block, Layout},
     linear::{self, Back, Input},
     norm,
     tape::Tape,
@@ -39,14 +39,14 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 /// The gradients of all operands for that of the result.
 type Backward<'a> = dyn Fn(&mut Graph, &[Tensor], Tensor) -> Vec<Tensor> + 'a;
 
-/// Checks `backward` against differences of `forward`.
+/// Checks `backward` against differences of `forward`; returns the result and the gradients.
 fn check(
     name: &str,
     backend: &mut Backend,
     shapes: &[&[usize]],
     forward: &dyn Fn(&mut Graph, &[Tensor]) -> Tensor,
     backward: &Backward<'_>,
-) {
+) -> Vec<Vec<f32>> {
     let stored: Vec<Stored> = shapes
         .iter()
         .zip(1..)
@@ -104,6 +104,7 @@ fn check(
         let error = (slope - expected).abs() / expected.abs().max(0.1);
         assert!(error <= TOLERANCE, "{name}, operand {index}: slope {slope}, gradient {expected}");
     }
+    std::iter::once(y).chain(gradients).collect()
 }
 
 fn backend() -> Backend {
@@ -198,69 +199,93 @@ fn linear_layers_with_adapters() {
     check("linear", &mut backend, &[&[n_in, n_tokens], factors[0], factors[1]], &forward, &backward);
 }
 
-/// Prompt and completions in one block each and in many, alone and behind frozen keys and values.
+/// The memory of attention over a layout.
+struct AttentionMemory {
+    blocks: Vec<(Vec<Stored>, bool)>,
+    frozen: Option<(Stored, Stored)>,
+}
+
+impl AttentionMemory {
+    fn new(backend: &mut Backend, decoder: &Decoder, layout: &Layout) -> Self {
+        let mut frozen = |key: u64| {
+            let shape = [decoder.key_width(), layout.n_frozen];
+            let stored = backend.allocate(&[(GgmlType::F32, &shape)]).expect("memory").remove(0);
+            backend.write(&stored, &random(key, stored.n_elements()));
+            stored
+        };
+        let frozen = (layout.n_frozen > 0).then(|| (frozen(60), frozen(61)));
+        let block = |block: &Block| {
+            let n = block.sequences.len();
+            let shapes: [(GgmlType, &[usize]); 4] = [
+                (GgmlType::I32, &[block.n_queries * n]),
+                (GgmlType::I32, &[block.n_keys * n]),
+                (GgmlType::F32, &[block.n_keys, block.n_queries]),
+                (GgmlType::F32, &[1, block.n_queries * n]),
+            ];
+            let stored = backend.allocate(&shapes).expect("memory");
+            backend.write_i32(&stored[0], &block.query_rows());
+            backend.write_i32(&stored[1], &block.key_rows());
+            backend.write(&stored[2], &block.mask());
+            let existing = block.existing_queries();
+            if let Some(existing) = &existing {
+                backend.write(&stored[3], existing);
+            }
+            (stored, existing.is_some())
+        };
+        Self { blocks: layout.blocks.iter().map(block).collect(), frozen }
+    }
+
+    fn attention<'a>(&self, graph: &mut Graph, decoder: &'a Decoder, layout: &'a Layout) -> Attention<'a> {
+        let mut leaves = |(stored, is_padded): &(Vec<Stored>, bool)| BlockLeaves {
+            query_rows: graph.leaf(&stored[0]),
+            key_rows: graph.leaf(&stored[1]),
+            mask: graph.leaf(&stored[2]),
+            existing: is_padded.then(|| graph.leaf(&stored[3])),
+        };
+        let blocks = self.blocks.iter().map(&mut leaves).collect();
+        let frozen = self.frozen.as_ref().map(|(keys, values)| (graph.leaf(keys), graph.leaf(values)));
+        Attention { decoder, layout, blocks, frozen }
+    }
+}
+
+/// The runtime's own (no `max_scores`), and prompt and completions in one block each and in many; alone and behind frozen keys
+/// and values.
 #[test]
-fn attention_over_blocks() {
+fn attention_of_our_own_and_by_blocks() {
     let decoder: Decoder = decoder();
     let (query, key) = (decoder.query_width(), decoder.key_width());
-    for (n_frozen, max_scores) in [(0, 1), (0, 4000), (0, 1 << 20), (21, 1), (21, 1 << 20)] {
-        let mut backend = backend();
-        let layout = Layout::new(&decoder, n_frozen, 19, &[6, 1, 23, 9], max_scores);
-        let frozen: Vec<Stored> = (0..2 * n_frozen.min(1))
-            .map(|part| {
-                let stored = backend.allocate(&[(GgmlType::F32, &[key, n_frozen])]).expect("memory").remove(0);
-                backend.write(&stored, &random(60 + part as u64, stored.n_elements()));
-                stored
-            })
-            .collect();
-        let inputs: Vec<_> = layout
-            .blocks
-            .iter()
-            .map(|block| {
-                let n = block.sequences.len();
-                let shapes: [(GgmlType, &[usize]); 4] = [
-                    (GgmlType::I32, &[block.n_queries * n]),
-                    (GgmlType::I32, &[block.n_keys * n]),
-                    (GgmlType::F32, &[block.n_keys, block.n_queries]),
-                    (GgmlType::F32, &[1, block.n_queries * n]),
-                ];
-                let stored = backend.allocate(&shapes).expect("memory");
-                backend.write_i32(&stored[0], &block.query_rows());
-                backend.write_i32(&stored[1], &block.key_rows());
-                backend.write(&stored[2], &block.mask());
-                let existing = block.existing_queries();
-                if let Some(existing) = &existing {
-                    backend.write(&stored[3], existing);
-                }
-                (stored, existing.is_some())
-            })
-            .collect();
-        let attention = |graph: &mut Graph| Attention {
-            decoder: &decoder,
-            layout: &layout,
-            blocks: inputs
-                .iter()
-                .map(|(stored, is_padded)| BlockLeaves {
-                    query_rows: graph.leaf(&stored[0]),
-                    key_rows: graph.leaf(&stored[1]),
-                    mask: graph.leaf(&stored[2]),
-                    existing: is_padded.then(|| graph.leaf(&stored[3])),
-                })
-                .collect(),
-            frozen: frozen.first().zip(frozen.get(1)).map(|(keys, values)| (graph.leaf(keys), graph.leaf(values))),
-        };
-        let forward = |graph: &mut Graph, x: &[Tensor]| {
-            let packed = Packed { q: x[0], k: x[1], v: x[2] };
-            attention(graph).forward(graph, packed, &mut Tape::Compute).output
-        };
-        let backward = |graph: &mut Graph, x: &[Tensor], dy| {
-            let packed = Packed { q: x[0], k: x[1], v: x[2] };
-            let attention = attention(graph);
-            let attended = attention.forward(graph, packed, &mut Tape::Compute);
-            let Packed { q, k, v } = attention.backward(graph, packed, &attended, dy);
-            vec![q, k, v]
-        };
-        let n = layout.n_tokens;
-        check("attention", &mut backend, &[&[query, n], &[key, n], &[key, n]], &forward, &backward);
+    for n_frozen in [0, 21] {
+        let mut first: Option<Vec<Vec<f32>>> = None;
+        for max_scores in [None, Some(1), Some(4000), Some(1 << 20)] {
+            let mut backend = backend();
+            let layout = Layout::new(n_frozen, 19, &[6, 1, 23, 9]);
+            let layout = match max_scores {
+                Some(max_scores) => layout.with_blocks(&decoder, max_scores),
+                None => layout,
+            };
+            let memory = AttentionMemory::new(&mut backend, &decoder, &layout);
+            let forward = |graph: &mut Graph, x: &[Tensor]| {
+                let packed = Packed { q: x[0], k: x[1], v: x[2] };
+                memory.attention(graph, &decoder, &layout).forward(graph, packed, &mut Tape::Compute).output
+            };
+            let backward = |graph: &mut Graph, x: &[Tensor], dy| {
+                let packed = Packed { q: x[0], k: x[1], v: x[2] };
+                let attention = memory.attention(graph, &decoder, &layout);
+                let attended = attention.forward(graph, packed, &mut Tape::Compute);
+                let Packed { q, k, v } = attention.backward(graph, packed, &attended, dy);
+                vec![q, k, v]
+            };
+            let n = layout.n_tokens;
+            let name = format!("attention with {n_frozen} frozen keys, {max_scores:?}");
+            let results = check(&name, &mut backend, &[&[query, n], &[key, n], &[key, n]], &forward, &backward);
+            let Some(expected) = &first else {
+                first = Some(results);
+                continue;
+            };
+            for (got, expected) in results.iter().flatten().zip(expected.iter().flatten()) {
+                // F32 sums of a few dozen terms, up to a few.
+                assert!((got - expected).abs() < 2e-5, "{name}: {got} for {expected}");
+            }
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! How the tokens of a group lie in memory: the prompt once, then the completions one after the other without padding.
 //!
-//! Linear layers see all T tokens as one batch. Attention works in blocks of queries: [`Block`]s of the prompt, and blocks
-//! that take the same stretch of several completions side by side, padded to the longest. Keys of a completion are the
-//! prompt's, which all share, and its own.
+//! Linear layers see all T tokens as one batch, and so does attention on the CPU. On other devices it works in blocks of
+//! queries: [`Block`]s of the prompt, and blocks that take the same stretch of several completions side by side, padded to the
+//! longest. Keys of a completion are the prompt's, which all share, and its own.
 //!
 //! Keys and values of the first tokens of the prompt may be given instead of computed: such frozen tokens have no place in
 //! the batch. Keys are numbered with the frozen ones first, then the batch.
@@ -10,7 +10,9 @@
 //! The last token of a completion predicts nothing, so it is left out: a completion of C tokens takes C - 1 places, and
 //! its first token is predicted by the last token of the prompt.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
+
+use owlet_runtime::ggml::Branches;
 
 use super::family::Decoder;
 
@@ -30,13 +32,11 @@ pub(super) struct Layout {
     pub n_prompt: usize,
     /// Length T of the packed batch.
     pub n_tokens: usize,
-    /// In the order in which gradients of keys must be added up: for every key, the block that sees all keys of its
-    /// sequence comes first.
+    /// The same for attention.
+    pub branches: Arc<Branches>,
+    /// Blocks of attention, where the device has none of our own; else empty. In the order in which gradients of keys must be
+    /// added up: for every key, the block that sees all keys of its sequence comes first.
     pub blocks: Vec<Block>,
-    /// Whether the softmax of all blocks together is small enough to be kept while a layer is differentiated.
-    pub keeps_probabilities: bool,
-    /// Whether tapes hold it, too. It is large, and cheap to compute again beside the products of a layer.
-    pub tapes_probabilities: bool,
 }
 
 /// Queries that attend together: `n` sequences, `n_queries` each, over `n_keys` keys each, both padded.
@@ -65,30 +65,24 @@ pub(super) struct Sequence {
 
 impl Layout {
     /// Lays out a prompt of `n_prompt` tokens behind `n_frozen` others and completions of `lengths` tokens, all but the
-    /// frozen ones at least 1. A block has at most `max_scores` attention scores where that is possible.
-    pub(super) fn new(
-        decoder: &Decoder,
-        n_frozen: usize,
-        n_prompt: usize,
-        lengths: &[usize],
-        max_scores: usize,
-    ) -> Self {
-        let mut starts = Vec::with_capacity(lengths.len());
-        let mut n_tokens = n_prompt;
-        for length in lengths {
-            starts.push(n_tokens);
-            n_tokens += length - 1;
-        }
+    /// frozen ones at least 1, without blocks.
+    pub(super) fn new(n_frozen: usize, n_prompt: usize, lengths: &[usize]) -> Self {
+        let lengths = lengths.iter().map(|length| length - 1).collect();
+        let branches = Branches { n_frozen, n_common: n_prompt, lengths };
+        Self { n_frozen, n_prompt, n_tokens: branches.n_tokens(), branches: Arc::new(branches), blocks: Vec::new() }
+    }
+
+    /// The same with attention in blocks of at most `max_scores` scores, where that is possible.
+    pub(super) fn with_blocks(self, decoder: &Decoder, max_scores: usize) -> Self {
+        let Self { n_frozen, n_prompt, .. } = self;
         let mut cutter = Cutter { blocks: Vec::new(), n_frozen, n_head: decoder.n_head, max_scores };
         cutter.add(std::slice::from_ref(&(0..n_prompt)), n_frozen);
-        let completions: Vec<_> =
-            starts.iter().zip(lengths).map(|(&start, length)| start..start + length - 1).collect();
-        cutter.add(&completions, n_frozen + n_prompt);
-        let blocks = cutter.blocks;
-        let n_scores: usize = blocks.iter().map(|block| block.n_scores(decoder.n_head)).sum();
-        let keeps_probabilities = n_scores <= 2 * max_scores;
-        let tapes_probabilities = keeps_probabilities;
-        Self { n_frozen, n_prompt, n_tokens, blocks, keeps_probabilities, tapes_probabilities }
+        let starts = self.branches.lengths.iter().scan(n_prompt, |end, length| {
+            *end += length;
+            Some(*end - length..*end)
+        });
+        cutter.add(&starts.collect::<Vec<_>>(), n_frozen + n_prompt);
+        Self { blocks: cutter.blocks, ..self }
     }
 
     /// Rows of the last hidden states that predict tokens: the last one of the prompt, and all of the completions.
@@ -98,11 +92,6 @@ impl Layout {
 }
 
 impl Block {
-    /// Attention scores of all its heads.
-    fn n_scores(&self, n_head: usize) -> usize {
-        self.sequences.len() * self.n_queries * self.n_keys * n_head
-    }
-
     /// Places of the queries in the packed batch, `[n_queries]` for each sequence; padding repeats the last query.
     pub(super) fn query_rows(&self) -> Vec<i32> {
         let rows = |sequence: &Sequence| {
@@ -217,7 +206,7 @@ mod tests {
                 for n_frozen in [0, 1, 32] {
                     // The same keys are seen wherever the batch begins.
                     let n_prompt = 37 - n_frozen;
-                    let layout = Layout::new(&decoder, n_frozen, n_prompt, lengths, max_scores);
+                    let layout = Layout::new(n_frozen, n_prompt, lengths).with_blocks(&decoder, max_scores);
                     assert_eq!(layout.n_tokens, n_prompt + lengths.iter().map(|n| n - 1).sum::<usize>());
                     let visible = visible(&layout);
                     let mut start = n_prompt;

@@ -14,7 +14,8 @@
 //! what comes before are the base's (`prefix`), computed once, kept, and without a backward pass. The gradient is exact for
 //! that model.
 //!
-//! Every formula is made of forward operations, so whatever ggml backend runs the model can train it.
+//! Every formula is made of forward operations, so whatever ggml backend runs the model can train it; on the CPU, products and
+//! attention are our own.
 //! The loss of a group equals the sum over separate sequences; sharing the prompt is exact.
 //!
 //! Shapes are in ggml's order, row length first: T tokens of the packed batch, hidden states `[n_embd, T]`.
@@ -72,8 +73,8 @@ pub struct EngineOptions {
     /// Memory for intermediate results of layers, in bytes. Default 256 MiB. Where it does not hold all layers, it holds the
     /// last ones; of the others only the inputs are kept, and the backward pass computes them again: about a third more work.
     pub activation_bytes: usize,
-    /// Attention scores of one block, in bytes. Default 64 MiB. Longer prompts and larger groups are cut into blocks;
-    /// the peak is a small multiple of this.
+    /// Attention scores of one block, in bytes, on devices other than the CPU, where no scores are stored. Default 64 MiB. Longer
+    /// prompts and larger groups are cut into blocks; the peak is a small multiple of this.
     pub attention_bytes: usize,
     /// Logits that exist at a time, in bytes. Default 96 MiB. A vocabulary that does not fit is computed in chunks, twice.
     pub logit_bytes: usize,
@@ -399,11 +400,9 @@ impl Engine {
 
     fn layout(&self, group: &GroupInput, n_frozen: usize) -> Layout {
         let lengths: Vec<_> = group.completions.iter().map(|tokens| tokens.len()).collect();
+        let layout = Layout::new(n_frozen, group.prompt.n_tokens() - n_frozen, &lengths);
         let max_scores = self.options.attention_bytes / size_of::<f32>();
-        let n_prompt = group.prompt.n_tokens() - n_frozen;
-        let mut layout = Layout::new(&self.decoder, n_frozen, n_prompt, &lengths, max_scores);
-        layout.tapes_probabilities &= self.n_kept(&layout) == self.decoder.n_layers;
-        layout
+        if self.backend.has_attention() { layout } else { layout.with_blocks(&self.decoder, max_scores) }
     }
 }
 

@@ -281,7 +281,7 @@ mod tests {
         let lora = LoraWeights::init(&config, &engine.lora_targets(), 0).expect("targets");
         let prompt = EncodedPrompt::from_tokens(vec![1, 2, 3]);
         let group = GroupInput { prompt: &prompt, completions: &[&[4, 5], &[6, 7, 8]] };
-        let layout = engine.layout(&group, 1);
+        let layout = engine.layout(&group, 1).with_blocks(&engine.decoder, 100);
         let frozen = Prefix::new(&engine.decoder, 1, vec![0.0; Prefix::n_values(&engine.decoder, 1)]);
         let pass = Pass::new(&mut engine, Some(&lora), &group, &layout, Some(&frozen), Keep::Inputs).expect("memory");
         for graph in [pass.forward_graph(0), pass.backward_graph(0, true)] {

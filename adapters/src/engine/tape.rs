@@ -5,7 +5,7 @@
 
 use owlet_runtime::ggml::{Graph, Shape, Stored, Tensor};
 
-use super::{family::Decoder, layout::Layout};
+use super::{attention, family::Decoder, layout::Layout};
 
 /// Where the intermediate results of one layer come from and go to.
 pub(super) enum Tape<'a> {
@@ -63,8 +63,7 @@ pub(super) fn slots(decoder: &Decoder, layout: &Layout) -> Vec<Shape> {
     slots.push([key, n_tokens, 1, 1]);
     slots.push([decoder.head_dim, decoder.n_head, n_tokens, 1]);
     slots.push([decoder.head_dim, decoder.n_head_kv, n_tokens, 1]);
-    let kept = if layout.tapes_probabilities { layout.blocks.as_slice() } else { &[] };
-    slots.extend(kept.iter().map(|block| block.probabilities_shape(decoder)));
-    slots.extend([query, decoder.n_embd, decoder.n_ff, decoder.n_ff].map(|width| [width, n_tokens, 1, 1]));
+    slots.push(attention::result_shape(decoder, layout));
+    slots.extend([decoder.n_embd, decoder.n_ff, decoder.n_ff].map(|width| [width, n_tokens, 1, 1]));
     slots
 }

@@ -116,9 +116,13 @@ impl Backend {
 
     /// An empty graph for this device, with room for `capacity` tensors: inputs, views and results.
     pub fn graph(&self, capacity: usize) -> Graph {
+        Graph::new(capacity, self.has_attention())
+    }
+
+    /// Whether the device has attention of our own ([`Graph::attention`]): the CPU does.
+    pub fn has_attention(&self) -> bool {
         // SAFETY: the backend is alive.
-        let is_cpu = unsafe { sys::ggml_backend_is_cpu(self.raw.as_ptr()) };
-        Graph::new(capacity, is_cpu)
+        unsafe { sys::ggml_backend_is_cpu(self.raw.as_ptr()) }
     }
 
     /// Bytes of scratch memory that the largest graph so far needed.

@@ -10,6 +10,7 @@ use std::{
 use llama_cpp_sys_2 as sys;
 
 use super::{
+    attention::Work,
     stored::{Context, Shape, Stored, full_shape},
     turns::Turns,
 };
@@ -36,6 +37,8 @@ pub struct Graph {
     stored: Vec<Stored>,
     /// Of operations of our own; at addresses that stay.
     turns: Vec<Box<Turns>>,
+    /// The same of attention.
+    attention: Vec<Box<Work>>,
     has_custom_operations: bool,
 }
 
@@ -59,6 +62,7 @@ impl Graph {
             capacity,
             stored: Vec::new(),
             turns: Vec::new(),
+            attention: Vec::new(),
             has_custom_operations,
         }
     }
@@ -161,6 +165,12 @@ impl Graph {
     pub(super) fn turns(&mut self) -> *const Turns {
         self.turns.push(Box::default());
         self.turns.last().map_or(std::ptr::null(), |turns| &raw const **turns)
+    }
+
+    /// The address of `work`, which stays there as long as the graph.
+    pub(super) fn keep(&mut self, work: Work) -> *const Work {
+        self.attention.push(Box::new(work));
+        self.attention.last().map_or(std::ptr::null(), |work| &raw const **work)
     }
 
     pub(super) fn stored(&self) -> &[Stored] {

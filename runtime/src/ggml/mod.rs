@@ -14,6 +14,7 @@
 //! panics instead; who builds graphs from untrusted shapes checks those shapes when the file is opened. All memory of a
 //! backend is reached through `&mut Backend`, which is what makes the raw pointers sound.
 
+mod attention;
 mod backend;
 mod fused;
 mod graph;
@@ -25,6 +26,7 @@ mod tests;
 mod transpose;
 mod turns;
 
+pub use attention::Branches;
 pub use backend::Backend;
 pub use fused::SwigluGradients;
 pub use graph::{Graph, Tensor};

@@ -19,7 +19,7 @@ use crate::gguf::GgmlType;
 /// The right operand of products, laid out for the kernels of the device.
 #[derive(Clone, Copy, Debug)]
 pub struct Packed {
-    tensor: Tensor,
+    pub(super) tensor: Tensor,
     /// Of the operand as it was.
     shape: Shape,
 }

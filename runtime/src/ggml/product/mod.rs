@@ -13,9 +13,10 @@ use std::ffi::{c_int, c_void};
 
 use llama_cpp_sys_2 as sys;
 
-use self::{
-    operand::Operand,
-    tile::{COLUMNS, Left, ROWS, Right, multiply},
+use self::operand::Operand;
+pub(super) use self::{
+    operand::interleave,
+    tile::{COLUMNS, Left, ROWS, Right, Tile, multiply},
 };
 use super::turns::Turns;
 

@@ -134,7 +134,7 @@ fn copy_padded<const N: usize>(from: &[f32], to: &mut [f32; N]) {
 }
 
 /// `to[step][i] = vectors[i][step]`, and zero for further `i`, in tiles that stay in registers and the nearest cache.
-fn interleave<const N: usize>(vectors: &[&[f32]], to: &mut [[f32; N]]) {
+pub(in crate::ggml) fn interleave<const N: usize>(vectors: &[&[f32]], to: &mut [[f32; N]]) {
     const TILE: usize = 16;
     for (tile, to) in to.chunks_mut(TILE).enumerate() {
         let mut numbers = [[0.0f32; TILE]; N];

@@ -1,22 +1,22 @@
 //! The innermost loop of matrix products: one tile of the result, kept in registers.
 
 /// Rows of a tile: neighbours in the result, and in vector registers.
-pub(super) const ROWS: usize = if cfg!(target_feature = "avx512f") { 32 } else { 16 };
+pub(in crate::ggml) const ROWS: usize = if cfg!(target_feature = "avx512f") { 32 } else { 16 };
 
 /// Columns of a tile. `ROWS * COLUMNS` sums and one column of the left operand fill the registers: 26 of 32 with
 /// AVX-512, 14 of 16 with AVX2, 28 of 32 with NEON.
-pub(super) const COLUMNS: usize = if cfg!(target_feature = "avx512f") { 12 } else { 6 };
+pub(in crate::ggml) const COLUMNS: usize = if cfg!(target_feature = "avx512f") { 12 } else { 6 };
 
 /// Numbers of the left operand for one step of the contraction.
-pub(super) type Left = [f32; ROWS];
+pub(in crate::ggml) type Left = [f32; ROWS];
 /// Numbers of the right operand for one step.
-pub(super) type Right = [f32; COLUMNS];
+pub(in crate::ggml) type Right = [f32; COLUMNS];
 /// Part of the result, column by column.
-pub(super) type Tile = [[f32; ROWS]; COLUMNS];
+pub(in crate::ggml) type Tile = [[f32; ROWS]; COLUMNS];
 
 /// `tile[j][i] = sum over steps of left[step][i] * right[step][j]`.
 #[cfg(all(target_arch = "x86_64", target_feature = "avx512f"))]
-pub(super) fn multiply(left: &[Left], right: &[Right]) -> Tile {
+pub(in crate::ggml) fn multiply(left: &[Left], right: &[Right]) -> Tile {
     // SAFETY: compiled only where every processor that may run this has the feature.
     unsafe { multiply_avx512(left, right) }
 }
@@ -45,7 +45,7 @@ fn multiply_avx512(left: &[Left], right: &[Right]) -> Tile {
 
 /// `tile[j][i] = sum over steps of left[step][i] * right[step][j]`.
 #[cfg(not(all(target_arch = "x86_64", target_feature = "avx512f")))]
-pub(super) fn multiply(left: &[Left], right: &[Right]) -> Tile {
+pub(in crate::ggml) fn multiply(left: &[Left], right: &[Right]) -> Tile {
     // Without the instruction, `mul_add` is a call into the mathematics library.
     const FUSED: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
     let mut sums = [[0.0f32; ROWS]; COLUMNS];
