@@ -37,7 +37,7 @@ pub struct EngineMemory {
     pub checkpoints: usize,
     /// Results of the products of the layers that are kept; 0 where all are computed again.
     pub activations: usize,
-    /// The largest graph: attention scores, operands laid out for products, results of one layer.
+    /// The largest graph: operands laid out for products and attention, results of one layer.
     pub scratch: usize,
     /// Operands rounded for the kernels of quantized weights.
     pub work: usize,

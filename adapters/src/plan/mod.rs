@@ -67,7 +67,7 @@ pub enum Part {
     Checkpoints,
     /// What layers computed, kept for the way back.
     Activations,
-    /// The largest graph of the engine: attention scores, parts of weights, one layer's results.
+    /// The largest graph of the engine: operands laid out for products and attention, one layer's results.
     EngineGraphs,
     /// Logits and their gradients.
     Logits,

@@ -26,7 +26,7 @@ mod tests;
 mod transpose;
 mod turns;
 
-pub use attention::Branches;
+pub use attention::{AttentionGradients, Branches};
 pub use backend::Backend;
 pub use fused::SwigluGradients;
 pub use graph::{Graph, Tensor};

@@ -1,5 +1,5 @@
-//! The operations. All are forward operations that the CPU, CUDA, Metal and Vulkan backends have; only the transpose has a
-//! form of its own for the CPU.
+//! The operations. All are forward operations that the CPU, CUDA, Metal and Vulkan backends have; transposes and products have
+//! forms of their own for the CPU.
 //!
 //! Each checks what ggml would abort on. Unless it says otherwise, operands are F32, results are contiguous F32, and
 //! operands other than those of views must have contiguous rows.
