@@ -38,6 +38,7 @@ pub struct Graph {
     /// Of operations of our own; at addresses that stay.
     turns: Vec<Box<Turns>>,
     /// The same of attention.
+    #[expect(clippy::vec_box, reason = "operations point to them while the vector grows")]
     attention: Vec<Box<Work>>,
     has_custom_operations: bool,
 }
