@@ -273,6 +273,7 @@ fn adapt_refuses_bad_data_and_arguments_before_it_trains() {
         with(&["--data", "data.jsonl", "--length-envelope", "ocr=4,2,1,0"], &["trapezoid"]),
         with(&["--data", "data.jsonl", "--group-size", "1"], &["group_size", "2..=256"]),
         with(&["--data", "data.jsonl", "--rank", "0"], &["rank"]),
+        with(&["--data", "data.jsonl", "--max-skipped-updates", "0"], &["max_skipped_updates", "at least 1"]),
         with(&["--data", "data.jsonl", "--targets", "q,x"], &["x"]),
         with(&["--data", "data.jsonl", "--length-weight", "0.2"], &["--length-envelope"]),
         with(&["--data", "data.jsonl", "--kl-estimator", "k2"], &["--kl-weight"]),

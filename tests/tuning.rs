@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 
 use owlet::{
@@ -147,6 +148,35 @@ fn a_run_that_was_cancelled_and_resumed_ends_with_the_same_bits() {
 
         let mut other = bench.tuner(TuneOptions { batch_size: 3, ..options() });
         assert_eq!(other.resume(&store).expect_err("another run").kind(), ErrorKind::Mismatch);
+    }
+}
+
+#[test]
+fn a_step_that_is_stopped_anywhere_leaves_no_trace() {
+    let bench = Bench::new();
+    for objective in [TuneObjective::Likelihood, DISTILL] {
+        let options = || TuneOptions { responses: Responses::Given, ..options(objective) };
+        let mut whole = bench.tuner(options());
+        let mut stopped = bench.tuner(options());
+        let mut n_stops = 0;
+        for _ in 0..2 {
+            // Later and later, until a step is through: between samples, and between the layers of one.
+            let done = (0..).find_map(|attempt| {
+                let cancel = CancelToken::new();
+                let step = std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        std::thread::sleep(Duration::from_millis(attempt * attempt));
+                        cancel.cancel();
+                    });
+                    stopped.step(&cancel, &mut |_| {})
+                });
+                n_stops += usize::from(step.is_err());
+                step.map_err(|error| assert_eq!(error.kind(), ErrorKind::Cancelled)).ok()
+            });
+            assert_eq!(done.map(timeless), Some(timeless(step(&mut whole))));
+        }
+        assert!(n_stops > 0, "a step takes longer than no time");
+        assert_eq!(stopped.adapter().weights, whole.adapter().weights);
     }
 }
 

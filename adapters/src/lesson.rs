@@ -181,6 +181,7 @@ impl Lesson {
     }
 }
 
-fn logprobs(scores: &[TokenScores]) -> Logprobs {
+/// Of every completion, in f64.
+pub(crate) fn logprobs(scores: &[TokenScores]) -> Logprobs {
     scores.iter().map(|scores| scores.logprobs.iter().map(|&logprob| f64::from(logprob)).collect()).collect()
 }

@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use owlet_runtime::{Deadline, Error, ErrorKind, Result};
+use owlet_runtime::{CancelToken, Deadline, Error, ErrorKind, Result};
 
 /// Tells running work whether it may go on; shared by the work and its owner. By default it always may.
 #[derive(Clone, Debug, Default)]
@@ -25,17 +25,25 @@ struct Slice {
     has_worked: bool,
     /// Whether the work ends here.
     is_abandoned: bool,
+    /// Whether it ends where the slice is cancelled, instead of resting there.
+    ends_when_cancelled: bool,
 }
 
 impl Pace {
+    /// The pace of work that is not done in slices: it ends at the first point after `cancel` is cancelled.
+    pub(crate) fn until_cancelled(cancel: &CancelToken) -> Self {
+        let deadline = Deadline::never().or_cancelled(cancel);
+        Self(Arc::new(Mutex::new(Slice { deadline, ends_when_cancelled: true, ..Slice::default() })))
+    }
+
     /// Rests while the slice is over.
     ///
     /// # Errors
-    /// `Cancelled` when the work was abandoned.
+    /// `Cancelled` when the work was abandoned, or was to end when it is cancelled.
     pub(crate) fn point(&self) -> impl Future<Output = Result<()>> + Send {
         poll_fn(|_| {
             let mut slice = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if slice.is_abandoned {
+            if slice.is_abandoned || slice.ends_when_cancelled && slice.deadline.is_cancelled() {
                 return Poll::Ready(Err(Error::new(ErrorKind::Cancelled, "cancelled")));
             }
             if slice.deadline.is_cancelled() || slice.has_worked && slice.deadline.is_over() {
@@ -77,7 +85,7 @@ impl<T> Task<T> {
     }
 }
 
-/// Runs work whose pace nobody limits.
+/// Runs work to its end, which its pace may set but does not put off.
 pub(crate) fn complete<T>(work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     loop {
@@ -100,8 +108,6 @@ mod tests {
         sync::atomic::{AtomicUsize, Ordering},
         time::Duration,
     };
-
-    use owlet_runtime::CancelToken;
 
     use super::*;
 
@@ -141,5 +147,23 @@ mod tests {
         let error = task.abandon().expect("it ends").expect_err("abandoned");
         assert_eq!((error.kind(), reached.load(Ordering::Relaxed)), (ErrorKind::Cancelled, 1));
         assert!(complete(async { Pace::default().point().await }).is_ok());
+    }
+
+    #[test]
+    fn work_that_is_not_sliced_ends_at_the_first_point_after_it_is_cancelled() {
+        let cancel = CancelToken::new();
+        let pace = Pace::until_cancelled(&cancel);
+        let mut reached = 0;
+        let result = complete(async {
+            for number in 1..=5 {
+                pace.point().await?;
+                reached = number;
+                if number == 3 {
+                    cancel.cancel();
+                }
+            }
+            Ok::<_, Error>(())
+        });
+        assert_eq!((result.expect_err("cancelled").kind(), reached), (ErrorKind::Cancelled, 3));
     }
 }

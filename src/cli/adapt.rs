@@ -74,7 +74,8 @@ struct StepArgs {
     /// Steps: questions are answered, answers are scored, the adapter is updated
     #[arg(long, default_value_t = 100, value_name = "N")]
     steps: u64,
-    /// Questions a step
+    /// Questions a step, however many are answered at a time; their gradients are added up one question after the other
+    /// (gradient accumulation), so an update over more of them takes time and hardly any memory
     #[arg(long, default_value_t = 8, value_name = "N")]
     prompts_per_step: usize,
     /// Answers to each question
@@ -103,9 +104,13 @@ struct StepArgs {
     /// Most memory of the run beside the mapped weights, such as 1GiB; slower where it is short [default: no limit]
     #[arg(long, value_name = "BYTES", value_parser = super::plan::parse_bytes)]
     memory_budget: Option<usize>,
-    /// Updates of the adapter a step, each from its share of the questions; clips of ratios act from the second on
+    /// Updates of the adapter a step, each from its share of the questions; clips of ratios act from the second on. An update
+    /// has prompts-per-step / updates-per-step questions
     #[arg(long, default_value_t = 1, value_name = "N")]
     updates_per_step: usize,
+    /// Leave the longest question in its place; by default it comes first, so that a run that lacks memory ends at once
+    #[arg(long)]
+    no_largest_first: bool,
     /// Text behind every question [default: think first, then answer, in tags]
     #[arg(long, value_name = "TEXT")]
     suffix: Option<String>,
@@ -258,6 +263,7 @@ impl AdaptArgs {
             group_size: self.steps.group_size,
             max_new_tokens: self.steps.max_tokens,
             max_prompt_tokens: self.steps.max_prompt_tokens,
+            largest_first: !self.steps.no_largest_first,
             n_sequences: self.steps.sequences,
             n_sessions: self.steps.sessions,
             precise_kv: self.steps.precise_kv,
@@ -275,6 +281,7 @@ impl AdaptArgs {
             },
             lora: start.map_or_else(|| self.lora.config(), |start| start.config.clone()),
             schedule: self.steps.schedule.schedule(),
+            max_skipped_updates: self.steps.schedule.max_skipped_updates(),
             memory_budget: self.steps.memory_budget,
             n_threads: self.model.threads,
             prefix_cache: self.lora.prefix_cache(),
@@ -320,7 +327,32 @@ fn numbers<T: std::str::FromStr, const N: usize>(text: &str) -> Result<[T; N], S
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        adapt: AdaptArgs,
+    }
+
+    #[test]
+    fn the_trainer_is_told_what_the_command_line_says() {
+        let options = |more: &str| {
+            let line = "owlet -m model.gguf --data data.jsonl -o out.gguf";
+            let words = line.split_whitespace().chain(more.split_whitespace());
+            Line::try_parse_from(words).expect("good arguments").adapt.trainer_options(None).expect("good options")
+        };
+        let plain = options("");
+        assert!(plain.largest_first && plain.max_skipped_updates == TrainerOptions::default().max_skipped_updates);
+        assert!(!options("--no-largest-first").largest_first);
+        assert_eq!(options("--max-skipped-updates 3").max_skipped_updates, 3);
+        // Eight questions an update, of which two are answered at a time.
+        let options = options("--prompts-per-step 16 --updates-per-step 2 --group-size 8 --sequences 16");
+        assert_eq!((options.prompts_per_step, options.updates_per_step, options.n_sequences), (16, 2, 16));
+        options.validate().expect("in range");
+    }
 
     #[test]
     fn envelopes_are_a_task_type_and_four_ascending_lengths() {

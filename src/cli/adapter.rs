@@ -7,7 +7,7 @@ use owlet::{AdapterFile, Decay, LayerRange, LoraConfig, LoraMode, LoraWeights, P
 
 use super::failure::{Failure, Result};
 
-/// The learning rate of each step.
+/// The learning rate of each step, and how often it may come to nothing.
 #[derive(Args, Debug)]
 pub(crate) struct ScheduleArgs {
     /// Learning rate of AdamW after its warm-up
@@ -19,11 +19,18 @@ pub(crate) struct ScheduleArgs {
     /// Steps over which the learning rate rises from 0
     #[arg(long, default_value_t = 5, value_name = "N")]
     warmup_steps: u64,
+    /// Updates whose gradients are not finite are skipped; so many of them in a row end the run
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    max_skipped_updates: u64,
 }
 
 impl ScheduleArgs {
     pub(crate) fn schedule(&self) -> Schedule {
         Schedule { learning_rate: self.lr, warmup_steps: self.warmup_steps, decay: self.lr_schedule }
+    }
+
+    pub(crate) fn max_skipped_updates(&self) -> u64 {
+        self.max_skipped_updates
     }
 }
 

@@ -59,7 +59,7 @@ struct StepArgs {
     /// Steps: one update of the adapter each
     #[arg(long, default_value_t = 100, value_name = "N")]
     steps: u64,
-    /// Samples of an update; their gradients are added up, memory holds one at a time
+    /// Samples of an update; their gradients are added up (gradient accumulation), memory holds one at a time
     #[arg(long, default_value_t = 8, value_name = "N")]
     batch_size: usize,
     #[command(flatten)]
@@ -173,6 +173,7 @@ impl TuningArgs {
             average: if self.steps.average == "seq" { Average::Seq } else { Average::Token },
             lora: self.lora.config(),
             schedule: self.steps.schedule.schedule(),
+            max_skipped_updates: self.steps.schedule.max_skipped_updates(),
             n_threads: self.model.threads,
             prefix_cache: self.lora.prefix_cache(),
             ..defaults

@@ -53,18 +53,30 @@ impl Engine {
         temperature: f32,
         teacher: Teacher<'_>,
     ) -> Result<Vec<TokenDivergences>> {
+        complete(self.divergence_paced(lora, group, temperature, teacher, &Pace::default()))
+    }
+
+    /// As [`Engine::divergence`], resting at the points of `pace`.
+    pub(crate) async fn divergence_paced(
+        &mut self,
+        lora: Option<&LoraWeights>,
+        group: &GroupInput<'_>,
+        temperature: f32,
+        teacher: Teacher<'_>,
+        pace: &Pace,
+    ) -> Result<Vec<TokenDivergences>> {
         check_vocabulary(self, &teacher)?;
         check_group(group, temperature)?;
         let mode = lora.map_or(&LoraMode::Full, |lora| &lora.config.mode);
-        let frozen = complete(self.frozen(mode, group, &Pace::default()))?;
+        let frozen = self.frozen(mode, group, pace).await?;
         let layout = self.layout(group, n_tokens(&frozen));
         let teacher_group = GroupInput { prompt: teacher.prompt, ..*group };
         check_group(&teacher_group, temperature)?;
         let teacher_layout = teacher.engine.layout(&teacher_group, 0);
         let student = Pass::new(self, lora, group, &layout, frozen.as_deref(), Keep::Nothing)?;
         let teacher = Pass::new(teacher.engine, None, &teacher_group, &teacher_layout, None, Keep::Nothing)?;
-        let mut pair = Pair::new((student, group), (teacher, &teacher_group), temperature)?;
-        pair.compare()?;
+        let mut pair = Pair::new((student, group), (teacher, &teacher_group), temperature, pace).await?;
+        pair.compare(pace).await?;
         Ok(pair.divergences())
     }
 
@@ -84,18 +96,33 @@ impl Engine {
         slopes: &mut dyn FnMut(&[TokenDivergences]) -> Vec<Vec<f32>>,
         gradients: &mut LoraGrads,
     ) -> Result<Vec<TokenDivergences>> {
+        complete(self.distill_paced(lora, group, temperature, teacher, slopes, gradients, &Pace::default()))
+    }
+
+    /// As [`Engine::distill`], resting at the points of `pace`. Work that ends early leaves part of the sum in `gradients`.
+    #[expect(clippy::too_many_arguments, reason = "those of `distill` and the pace")]
+    pub(crate) async fn distill_paced(
+        &mut self,
+        lora: &LoraWeights,
+        group: &GroupInput<'_>,
+        temperature: f32,
+        teacher: Teacher<'_>,
+        slopes: &mut dyn FnMut(&[TokenDivergences]) -> Vec<Vec<f32>>,
+        gradients: &mut LoraGrads,
+        pace: &Pace,
+    ) -> Result<Vec<TokenDivergences>> {
         check_gradients(lora, gradients)?;
         check_vocabulary(self, &teacher)?;
         check_group(group, temperature)?;
-        let frozen = complete(self.frozen(&lora.config.mode, group, &Pace::default()))?;
+        let frozen = self.frozen(&lora.config.mode, group, pace).await?;
         let layout = self.layout(group, n_tokens(&frozen));
         let teacher_group = GroupInput { prompt: teacher.prompt, ..*group };
         check_group(&teacher_group, temperature)?;
         let teacher_layout = teacher.engine.layout(&teacher_group, 0);
         let student = self.gradient_pass(lora, group, &layout, frozen.as_deref())?;
         let teacher = Pass::new(teacher.engine, None, &teacher_group, &teacher_layout, None, Keep::Nothing)?;
-        let mut pair = Pair::new((student, group), (teacher, &teacher_group), temperature)?;
-        pair.compare()?;
+        let mut pair = Pair::new((student, group), (teacher, &teacher_group), temperature, pace).await?;
+        pair.compare(pace).await?;
         let divergences = pair.divergences();
 
         let slopes = slopes(&divergences);
@@ -103,8 +130,8 @@ impl Engine {
         check_values(&lengths, &slopes.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
         if slopes.iter().flatten().any(|&slope| slope != 0.0) {
             let scale = gradient_scale(slopes.iter().flatten());
-            pair.backward(&slopes, scale)?;
-            complete(pair.student.pass.backward(gradients, 1.0 / scale, &Pace::default()))?;
+            pair.backward(&slopes, scale, pace).await?;
+            pair.student.pass.backward(gradients, 1.0 / scale, pace).await?;
         }
         Ok(divergences)
     }
@@ -134,8 +161,8 @@ struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    fn new(mut pass: Pass<'a>, group: &GroupInput, temperature: f32) -> Result<Self> {
-        complete(pass.forward(&Pace::default()))?;
+    async fn new(mut pass: Pass<'a>, group: &GroupInput<'_>, temperature: f32, pace: &Pace) -> Result<Self> {
+        pass.forward(pace).await?;
         let mut head = pass.head(group, temperature)?;
         let hidden = pass.last_hidden();
         head.vocabulary.normalise(pass.backend, &hidden)?;
@@ -149,23 +176,25 @@ impl<'a> Side<'a> {
 
 impl<'a> Pair<'a> {
     /// Runs both through their layers.
-    fn new(
-        (mut student, group): (Pass<'a>, &GroupInput),
-        (mut teacher, teacher_group): (Pass<'a>, &GroupInput),
+    async fn new(
+        (mut student, group): (Pass<'a>, &GroupInput<'_>),
+        (mut teacher, teacher_group): (Pass<'a>, &GroupInput<'_>),
         temperature: f32,
+        pace: &Pace,
     ) -> Result<Self> {
         // The same chunks for both.
         let max_logits = student.max_logits.min(teacher.max_logits);
         (student.max_logits, teacher.max_logits) = (max_logits, max_logits);
-        let student = Side::new(student, group, temperature)?;
-        let teacher = Side::new(teacher, teacher_group, temperature)?;
+        let student = Side::new(student, group, temperature, pace).await?;
+        let teacher = Side::new(teacher, teacher_group, temperature, pace).await?;
         let rows = vec![PairStatistics::EMPTY; student.head.vocabulary.n_rows()];
         Ok(Self { student, teacher, inverse_temperature: 1.0 / temperature, rows })
     }
 
     /// Goes through the vocabulary for the statistics of every row.
-    fn compare(&mut self) -> Result<()> {
+    async fn compare(&mut self, pace: &Pace) -> Result<()> {
         for chunk in self.student.head.vocabulary.chunks() {
+            pace.point().await?;
             let Self { student, teacher, inverse_temperature, rows } = self;
             let n_threads = student.pass.backend.n_threads();
             student.logits(&chunk, |student| {
@@ -192,10 +221,11 @@ impl<'a> Pair<'a> {
 
     /// Computes the gradient of the student's last hidden states for `slopes`, multiplied by `scale`. Must follow
     /// [`Pair::compare`].
-    fn backward(&mut self, slopes: &[Vec<f32>], scale: f32) -> Result<()> {
+    async fn backward(&mut self, slopes: &[Vec<f32>], scale: f32, pace: &Pace) -> Result<()> {
         let inverse_temperature = self.inverse_temperature;
         let weights = self.student.head.row_sums(slopes.iter().map(Vec::as_slice), scale * inverse_temperature);
         for chunk in self.student.head.vocabulary.chunks() {
+            pace.point().await?;
             let Self { student: Side { pass, head }, teacher, rows, .. } = self;
             let n_threads = pass.backend.n_threads();
             head.vocabulary.add_gradient(pass.backend, &chunk, |student| {

@@ -31,10 +31,12 @@ use crate::{
     data::{Dataset, Sample},
     engine::{Engine, EngineOptions, GroupInput, Teacher, TokenDivergences, TokenScores},
     file::{AdapterFile, Provenance},
+    lesson::logprobs,
     lora::{LoraConfig, LoraGrads, LoraWeights},
     loss::{BatchSize, likelihood_loss},
     optim::AdamW,
     options::TrainerOptions,
+    pace::{Pace, complete},
 };
 
 /// What a running step tells.
@@ -215,7 +217,8 @@ impl Tuner {
     /// finite.
     ///
     /// # Errors
-    /// With the tuner as before the step: `Cancelled`; `Diverged` when too many updates in a row would be skipped; `Mismatch`
+    /// With the tuner as before the step: `Cancelled`, within a layer of the engine, a token of the teacher's answers or the
+    /// encoding of a picture; `Diverged` when too many updates in a row would be skipped; `Mismatch`
     /// where the teacher's prompt is another one; those of images and prompts, which name the sample.
     pub fn step(&mut self, cancel: &CancelToken, observer: &mut dyn FnMut(TuneEvent)) -> Result<TuneMetrics> {
         let started = Instant::now();
@@ -229,10 +232,11 @@ impl Tuner {
         let size = BatchSize::of(responses.iter().map(Vec::len));
         let mut gradients = LoraGrads::zeros(&self.weights);
         let mut sums = Sums::default();
+        let pace = Pace::until_cancelled(cancel);
         for (index, (&sample, response)) in drawn.iter().zip(responses).enumerate() {
             let sample = &dataset.samples()[sample];
             let example = example(&self.model, sample, response, &self.options, cancel)?;
-            self.add_gradient(sample, &example, size, &mut gradients, &mut sums)?;
+            complete(self.add_gradient(sample, &example, size, (&mut gradients, &mut sums), &pace))?;
             observer(TuneEvent::Learning { n_done: index + 1, n_samples });
         }
         let learning_rate = self.options.schedule.rate(self.step, self.options.n_steps);
@@ -290,18 +294,19 @@ impl Tuner {
         let all: Vec<usize> = (0..dataset.len()).collect();
         let responses = self.responses(dataset, &all, cancel, &mut |_| {})?;
         let mut fit = Fit::default();
+        let pace = Pace::until_cancelled(cancel);
         for (sample, response) in dataset.samples().iter().zip(responses) {
             let n_tokens = response.len();
             let example = example(&self.model, sample, response, &self.options, cancel)?;
             let group = GroupInput { prompt: &example.prompt, completions: &[&example.response] };
-            let scores = self.engine.score(weights, &group, 1.0)?;
+            let scores = complete(self.engine.score_paced(weights, &group, 1.0, &pace))?;
             let sum: f64 = scores.iter().flat_map(|scores| &scores.logprobs).map(|&logprob| f64::from(logprob)).sum();
             let teacher = match &mut self.teacher {
                 None => None,
                 Some(teacher) => {
                     let prompt = teacher.encode_beside(sample, &self.options.suffix, &example.prompt)?;
                     let teacher = Teacher { engine: &mut teacher.engine, prompt: &prompt };
-                    let divergences = self.engine.divergence(weights, &group, 1.0, teacher)?;
+                    let divergences = complete(self.engine.divergence_paced(weights, &group, 1.0, teacher, &pace))?;
                     let (kl, n_agreements) = totals(&divergences);
                     Some(TeacherFit { kl: kl / n_tokens as f64, agreement: n_agreements as f64 / n_tokens as f64 })
                 }
@@ -355,13 +360,13 @@ impl Tuner {
     }
 
     /// Adds the share of one sample.
-    fn add_gradient(
+    async fn add_gradient(
         &mut self,
         sample: &Sample,
         example: &Example,
         size: BatchSize,
-        gradients: &mut LoraGrads,
-        sums: &mut Sums,
+        (gradients, sums): (&mut LoraGrads, &mut Sums),
+        pace: &Pace,
     ) -> Result<()> {
         let group = GroupInput { prompt: &example.prompt, completions: &[&example.response] };
         let weight = size.token_weight(self.options.average, example.response.len());
@@ -369,26 +374,28 @@ impl Tuner {
             (TuneObjective::Distillation { temperature }, Some(teacher)) => {
                 let prompt = teacher.encode_beside(sample, &self.options.suffix, &example.prompt)?;
                 let teacher = Teacher { engine: &mut teacher.engine, prompt: &prompt };
-                let slopes = &mut |divergences: &[TokenDivergences]| {
+                let mut slopes = |divergences: &[TokenDivergences]| {
                     divergences.iter().map(|tokens| vec![weight as f32; tokens.kl.len()]).collect()
                 };
-                let divergences =
-                    self.engine.distill(&self.weights, &group, temperature, teacher, slopes, gradients)?;
+                let divergences = self
+                    .engine
+                    .distill_paced(&self.weights, &group, temperature, teacher, &mut slopes, gradients, pace)
+                    .await?;
                 let (kl, n_agreements) = totals(&divergences);
                 sums.loss += weight * kl;
                 sums.n_agreements += n_agreements;
             }
             _ => {
                 let average = self.options.average;
-                let slopes = &mut |scores: &[TokenScores]| {
-                    let logprobs: Vec<Vec<f64>> = logprobs(scores);
+                let slopes = |scores: &[TokenScores]| {
+                    let logprobs = logprobs(scores);
                     let sequences: Vec<&[f64]> = logprobs.iter().map(Vec::as_slice).collect();
                     let loss = likelihood_loss(average, size, &sequences);
                     sums.loss += loss.loss;
                     let row = |row: &Vec<f64>| row.iter().map(|&slope| slope as f32).collect::<Vec<f32>>();
                     loss.coefficients.iter().map(row).collect()
                 };
-                self.engine.gradient(&self.weights, &group, 1.0, slopes, gradients)?;
+                self.engine.gradient_paced(&self.weights, &group, 1.0, slopes, gradients, pace).await?;
             }
         }
         Ok(())
@@ -419,10 +426,6 @@ impl Tuner {
             seed: self.options.seed,
         }
     }
-}
-
-fn logprobs(scores: &[TokenScores]) -> Vec<Vec<f64>> {
-    scores.iter().map(|scores| scores.logprobs.iter().map(|&logprob| f64::from(logprob)).collect()).collect()
 }
 
 /// Sum of the divergences, and number of tokens that student and teacher agree on.
