@@ -236,7 +236,7 @@ fn rollouts_have_nearly_the_log_probabilities_that_the_learner_gives_them() {
         ("q4_k_m, F32 keys", QuantType::Q4KM, precise, 0.1),
         ("q4_k_m, F16 keys", QuantType::Q4KM, SessionOptions::default(), 0.1),
     ] {
-        let mut scene = Scene::new(folder.path(), Family::Qwen3, dtype);
+        let scene = Scene::new(folder.path(), Family::Qwen3, dtype);
         let mut session = scene.session(SessionOptions { n_ctx: 64, n_seq: 4, n_threads: 1, ..options });
         let request = GenerateRequest { prompt: &scene.prompt, n: 4, rng_key: RngKey { seed: 3, ..RngKey::default() } };
         let (sampler, cancel) = (SamplerOptions::default(), CancelToken::new());
@@ -245,7 +245,12 @@ fn rollouts_have_nearly_the_log_probabilities_that_the_learner_gives_them() {
         let rollouts = &generated[0];
         let completions: Vec<_> = rollouts.iter().map(|rollout| rollout.tokens.as_slice()).collect();
         let group = GroupInput { prompt: &scene.prompt, completions: &completions };
-        let scores = scene.engine.score(Some(&scene.lora), &group, sampler.temperature).expect("scores");
+        // As in a run: both are policies over the tokens that are sampled.
+        let never_sampled = scene.model.never_sampled().to_vec();
+        assert!(!never_sampled.is_empty());
+        let learner = EngineOptions { n_threads: 1, never_sampled, ..EngineOptions::default() };
+        let mut engine = Engine::new(scene.model.path(), learner).expect("opens");
+        let scores = engine.score(Some(&scene.lora), &group, sampler.temperature).expect("scores");
         let sampled = rollouts.iter().flat_map(|rollout| &rollout.logprobs);
         let learned = scores.iter().flat_map(|scores| &scores.logprobs);
         let gaps: Vec<f32> = sampled.zip(learned).map(|(sampled, learned)| (sampled - learned).abs()).collect();

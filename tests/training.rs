@@ -223,8 +223,9 @@ fn sampler_and_learner_are_one_activated_model() {
     let mut ignore = |_| ControlFlow::Continue(());
     let answers = generate(&mut session, &[request], &sampler, 12, &cancel, &mut ignore).expect("runs").remove(0);
     let completions: Vec<_> = answers.iter().map(|answer| answer.tokens.as_slice()).collect();
-    let mut engine =
-        Engine::new(bench.model.path(), EngineOptions { n_threads: 1, ..Default::default() }).expect("loads");
+    let never_sampled = bench.model.never_sampled().to_vec();
+    let options = EngineOptions { n_threads: 1, never_sampled, ..Default::default() };
+    let mut engine = Engine::new(bench.model.path(), options).expect("loads");
     let mut gap = |file: &AdapterFile| {
         let group = GroupInput { prompt: &prompt, completions: &completions };
         let scores = engine.score(Some(&file.weights), &group, 1.0).expect("scores");

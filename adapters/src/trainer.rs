@@ -419,14 +419,18 @@ fn sample_with(model: &Model, sessions: &mut [Session], weights: &LoraWeights) -
 
 /// The engine's options: the default ones, or those that keep the whole run within its budget.
 fn engine_options(model: &Model, file: &Arc<GgufFile>, options: &TrainerOptions) -> Result<EngineOptions> {
+    // The policy that samples is the one that learns.
+    let never_sampled = model.never_sampled().to_vec();
     let Some(budget) = options.memory_budget else {
         let prefix_cache = options.prefix_cache.clone();
-        return Ok(EngineOptions { n_threads: options.n_threads, prefix_cache, ..EngineOptions::default() });
+        let n_threads = options.n_threads;
+        return Ok(EngineOptions { n_threads, prefix_cache, never_sampled, ..EngineOptions::default() });
     };
     let mmproj_bytes = model.info().mmproj_bytes.unwrap_or(0) as usize;
     // A question is seldom without words: a picture of all its tokens is the most that may come.
     let n_image = if mmproj_bytes > 0 { options.max_prompt_tokens } else { 0 };
-    Ok(MemoryPlan::fit(&PlanRequest { file, mmproj_bytes, n_image, options }, budget)?.engine)
+    let plan = MemoryPlan::fit(&PlanRequest { file, mmproj_bytes, n_image, options }, budget)?;
+    Ok(EngineOptions { never_sampled, ..plan.engine })
 }
 
 fn session_options(options: &TrainerOptions) -> SessionOptions {

@@ -54,7 +54,7 @@ pub struct GenerateRequest<'a> {
 pub struct Generated {
     /// Its tokens; the last one is the end token when `stop` says so.
     pub tokens: Vec<TokenId>,
-    /// Natural log-probability of each token under `softmax(logits / temperature)`.
+    /// Natural log-probability of each token, as in [`crate::Sampled`].
     pub logprobs: Vec<f32>,
     /// Why it ended.
     pub stop: StopReason,

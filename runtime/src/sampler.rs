@@ -1,7 +1,8 @@
 //! Picks the next token: pure, deterministic, and exact about probabilities.
 //!
-//! Reinforcement learning needs the log-probability of the picked token under `softmax(logits / temperature)` over the
-//! whole vocabulary. That is what is returned, whatever else (bans, penalties, top-k, top-p, min-p) narrowed the choice.
+//! Reinforcement learning needs the log-probability of the picked token under the policy that is trained:
+//! `softmax(logits / temperature)` over all tokens that are not banned. That is what is returned, whatever else (penalties,
+//! top-k, top-p, min-p) narrowed the choice.
 
 use crate::{Error, ErrorKind, Result, model::TokenId, rng::Rng};
 
@@ -67,7 +68,7 @@ impl SamplerOptions {
 pub struct Sampled {
     /// The token.
     pub token: TokenId,
-    /// Its natural log-probability under `softmax(logits / temperature)` over the whole vocabulary.
+    /// Its natural log-probability under `softmax(logits / temperature)` over all tokens that are not banned.
     pub logprob: f32,
 }
 
@@ -77,7 +78,7 @@ pub struct Sampler {
     options: SamplerOptions,
     /// Per token of the vocabulary, whether it may not be picked.
     is_banned: Vec<bool>,
-    /// exp((logit - max) / temperature) of the whole vocabulary.
+    /// exp((logit - max) / temperature) of the whole vocabulary, 0 for banned tokens.
     weights: Vec<f64>,
     /// Tokens in question with their logits, most probable first. Only used with filters.
     candidates: Vec<(TokenId, f32)>,
@@ -123,7 +124,8 @@ impl Sampler {
             self.collect(logits, answer);
             self.most_probable()
         } else if repeat_penalty == 1.0 && top_k == 0 && top_p == 1.0 && min_p == 0.0 {
-            self.draw_from_all(rng)
+            // The most probable token has the weight 1.
+            draw(&self.weights, rng).unwrap_or(0) as TokenId
         } else {
             self.collect(logits, answer);
             self.draw_from_candidates(temperature, rng)
@@ -132,13 +134,15 @@ impl Sampler {
         Ok(Sampled { token, logprob: logprob as f32 })
     }
 
-    /// Fills `weights` and returns ln of the sum of exp(logit / temperature).
+    /// Fills `weights` and returns ln of the sum of exp(logit / temperature) over the tokens that are not banned.
     fn weigh(&mut self, logits: &[f32], temperature: f64) -> Result<f64> {
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let tokens = || logits.iter().zip(&self.is_banned);
+        let max = tokens().filter(|(_, banned)| !**banned).map(|(&logit, _)| logit).fold(f32::NEG_INFINITY, f32::max);
+        let weight = |logit: f32| (f64::from(logit - max) / temperature).exp();
         self.weights.clear();
-        self.weights.extend(logits.iter().map(|&logit| (f64::from(logit - max) / temperature).exp()));
+        self.weights.extend(tokens().map(|(&logit, &banned)| if banned { 0.0 } else { weight(logit) }));
         let normalizer = f64::from(max) / temperature + self.weights.iter().sum::<f64>().ln();
-        // NaN anywhere makes the sum NaN; an infinite maximum makes the differences NaN.
+        // One NaN makes the sum NaN; an infinite maximum makes the differences NaN.
         if normalizer.is_finite() {
             return Ok(normalizer);
         }
@@ -165,19 +169,6 @@ impl Sampler {
     fn most_probable(&self) -> TokenId {
         let first = self.candidates[0];
         self.candidates.iter().fold(first, |best, &next| if next.1 > best.1 { next } else { best }).0
-    }
-
-    fn draw_from_all(&mut self, rng: &mut Rng) -> TokenId {
-        for (weight, &banned) in self.weights.iter_mut().zip(&self.is_banned) {
-            if banned {
-                *weight = 0.0;
-            }
-        }
-        match draw(&self.weights, rng) {
-            Some(index) => index as TokenId,
-            // The tokens that are left are too improbable for a number: the first of them stands for all.
-            None => self.is_banned.iter().position(|&banned| !banned).unwrap_or(0) as TokenId,
-        }
     }
 
     fn draw_from_candidates(&mut self, temperature: f64, rng: &mut Rng) -> TokenId {

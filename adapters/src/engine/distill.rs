@@ -185,6 +185,8 @@ impl<'a> Pair<'a> {
         // The same chunks for both.
         let max_logits = student.max_logits.min(teacher.max_logits);
         (student.max_logits, teacher.max_logits) = (max_logits, max_logits);
+        // What neither would sample is a part of what they say all the same.
+        (student.left_out, teacher.left_out) = (&[], &[]);
         let student = Side::new(student, group, temperature, pace).await?;
         let teacher = Side::new(teacher, teacher_group, temperature, pace).await?;
         let rows = vec![PairStatistics::EMPTY; student.head.vocabulary.n_rows()];

@@ -71,7 +71,9 @@ impl Engine {
     ) -> Result<EngineMemory> {
         let backend = Backend::measuring(options.n_threads)?;
         let prefix_cache = PrefixCacheOptions { directory: None, ..options.prefix_cache.clone() };
-        let mut engine = Self::with_backend(backend, file, EngineOptions { prefix_cache, ..options.clone() })?;
+        // Of no consequence for memory; the blank completions below are of any token.
+        let options = &EngineOptions { prefix_cache, never_sampled: Vec::new(), ..options.clone() };
+        let mut engine = Self::with_backend(backend, file, options.clone())?;
         let lora = blank_adapter(config, &engine.lora_targets());
         let invocation = config.mode.invocation().unwrap_or_default();
         let prompt = blank_prompt(&engine.decoder, shape, invocation);

@@ -87,6 +87,9 @@ pub struct EngineOptions {
     /// Whether inputs of layers are kept in F16 where only they are kept. Default no. It halves them; log-probabilities stay
     /// as they are, the gradient moves by about 1e-3 of its norm, and by infinity where an activation exceeds 65,504.
     pub half_checkpoints: bool,
+    /// Tokens that the policy never samples: they have no share in the distribution of [`Engine::score`] and
+    /// [`Engine::gradient`], which is then that of the sampler. Default none. Divergences from a teacher are of all tokens.
+    pub never_sampled: Vec<TokenId>,
 }
 
 impl Default for EngineOptions {
@@ -99,6 +102,7 @@ impl Default for EngineOptions {
             prefix_cache: PrefixCacheOptions::default(),
             max_completions: usize::MAX,
             half_checkpoints: false,
+            never_sampled: Vec::new(),
         }
     }
 }
@@ -191,8 +195,8 @@ impl Engine {
     /// base alone.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidInput`] for an empty prompt, completion or group, a token outside the vocabulary, a temperature
-    /// that is not finite and positive or a prompt that lacks the invocation of an activated adapter;
+    /// [`ErrorKind::InvalidInput`] for an empty prompt, completion or group, a token outside the vocabulary or one in a
+    /// completion that is never sampled, a temperature that is not finite and positive or a prompt that lacks the invocation of an activated adapter;
     /// [`ErrorKind::Mismatch`] for an adapter or an image embedding of another model; [`ErrorKind::Limit`] when memory is
     /// out.
     pub fn score(
@@ -245,6 +249,7 @@ impl Engine {
         pace: &Pace,
     ) -> Result<Vec<TokenScores>> {
         check_group(group, temperature)?;
+        self.check_sampled(group)?;
         let mut scores = Vec::with_capacity(group.completions.len());
         for completions in group.completions.chunks(self.max_part()) {
             let part = GroupInput { completions, ..*group };
@@ -302,6 +307,7 @@ impl Engine {
     ) -> Result<Vec<TokenScores>> {
         check_gradients(lora, gradients)?;
         check_group(group, temperature)?;
+        self.check_sampled(group)?;
         if group.completions.len() > self.max_part() {
             return self.gradient_in_parts(lora, group, temperature, slopes, gradients, pace).await;
         }
@@ -396,6 +402,17 @@ impl Engine {
         let prefix = Arc::new(prefix);
         self.prefixes.insert(key, &prefix);
         Ok(Some(prefix))
+    }
+
+    /// That the policy can have said the completions.
+    fn check_sampled(&self, group: &GroupInput) -> Result<()> {
+        let mut tokens = group.completions.iter().flat_map(|tokens| tokens.iter());
+        match tokens.find(|token| self.options.never_sampled.contains(token)) {
+            None => Ok(()),
+            Some(token) => {
+                Err(Error::new(ErrorKind::InvalidInput, "a token that is never sampled").at("completion").got(token))
+            }
+        }
     }
 
     fn layout(&self, group: &GroupInput, n_frozen: usize) -> Layout {

@@ -1,7 +1,7 @@
 //! One call of the engine: all layers forwards, all layers back, each one graph.
 
 use owlet_runtime::{
-    Result,
+    Result, TokenId,
     ggml::{Arena, Backend, Graph, Stored, Tensor},
 };
 
@@ -38,6 +38,8 @@ pub(super) struct Pass<'a> {
     head_arena: &'a mut Arena,
     /// Logits that exist at a time.
     pub max_logits: usize,
+    /// Entries of the vocabulary that the head leaves out.
+    pub left_out: &'a [TokenId],
     workspace: Workspace,
     staging: Staging,
     lora: Option<&'a LoraWeights>,
@@ -61,7 +63,20 @@ impl<'a> Pass<'a> {
         let workspace = Workspace::new(backend, &mut arenas.group, decoder, layout, group, keep)?;
         let max_logits = options.logit_bytes / size_of::<f32>();
         let head_arena = &mut arenas.head;
-        Ok(Self { backend, decoder, weights, layout, head_arena, max_logits, workspace, staging, lora, frozen })
+        let left_out = &options.never_sampled;
+        Ok(Self {
+            backend,
+            decoder,
+            weights,
+            layout,
+            head_arena,
+            max_logits,
+            left_out,
+            workspace,
+            staging,
+            lora,
+            frozen,
+        })
     }
 
     /// Runs all layers; the last hidden states are then in the workspace.
@@ -206,7 +221,10 @@ impl<'a> Pass<'a> {
 
     pub(super) fn head(&mut self, group: &GroupInput, temperature: f32) -> Result<Head<'a>> {
         let base = (self.decoder, self.weights);
-        Head::new(self.backend, self.head_arena, base, self.layout, group.completions, temperature, self.max_logits)
+        let (arena, completions) = (&mut *self.head_arena, group.completions);
+        let mut head = Head::new(self.backend, arena, base, self.layout, completions, temperature, self.max_logits)?;
+        head.vocabulary.leave_out(self.left_out);
+        Ok(head)
     }
 
     fn graph_capacity(&self) -> usize {

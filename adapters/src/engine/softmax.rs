@@ -2,6 +2,10 @@
 
 use owlet_runtime::exponential::exp;
 
+/// The logit of an entry that is left out: its probability is 0, and so is its share of every sum. Not infinite, for which
+/// `p log p` would be no number; nothing that a model says comes near it.
+pub(super) const LEFT_OUT: f32 = -1e20;
+
 /// Statistics of one row of logits, updated chunk by chunk: with `z = logit / temperature` and `m = max z`,
 /// the sums of `exp(z - m)` and `z exp(z - m)`.
 #[derive(Clone, Copy, Debug)]
@@ -207,6 +211,25 @@ mod tests {
             teacher.chunks(chunk).enumerate().for_each(|(i, logits)| same.update(i * chunk, logits, logits, 1.0));
             assert!(same.divergence() == 0.0 && same.agrees());
         }
+    }
+
+    #[test]
+    fn what_is_left_out_has_no_share_in_any_sum() {
+        // Whole chunks too, the first and the last.
+        let logits = [LEFT_OUT, LEFT_OUT, 1.5, LEFT_OUT, -0.5, 0.25, LEFT_OUT, LEFT_OUT];
+        let kept = [1.5f64, -0.5, 0.25].map(|logit| logit / 0.5);
+        let log_sum = kept.iter().map(|z| z.exp()).sum::<f64>().ln();
+        let entropy: f64 = kept.iter().map(|z| -(z - log_sum) * (z - log_sum).exp()).sum();
+        for chunk in [1, 2, 8] {
+            let mut row = RowStatistics::EMPTY;
+            logits.chunks(chunk).for_each(|chunk| row.update(chunk, 2.0));
+            assert!((row.log_sum() - log_sum).abs() < 1e-6, "{} for {log_sum}", row.log_sum());
+            assert!((f64::from(row.entropy()) - entropy).abs() < 1e-6, "{} for {entropy}", row.entropy());
+        }
+        let mut gradients = logits;
+        softmax_gradient(&mut gradients, 2.0, (log_sum, entropy as f32), 1.0, 1.0);
+        let is_left_out = |index: usize| logits[index] == LEFT_OUT;
+        assert!((0..8).all(|index| (gradients[index] == 0.0) == is_left_out(index)), "{gradients:?}");
     }
 
     #[test]

@@ -6,12 +6,12 @@
 use std::ops::Range;
 
 use owlet_runtime::{
-    Result,
+    Result, TokenId,
     ggml::{Arena, Backend, Graph, Stored, Tensor},
     gguf::GgmlType,
 };
 
-use super::{family::Decoder, linear, norm, weights::Weights};
+use super::{family::Decoder, linear, norm, softmax::LEFT_OUT, weights::Weights};
 
 /// Tensors in the largest graph here.
 const GRAPH_CAPACITY: usize = 64;
@@ -24,6 +24,8 @@ pub(super) struct Vocabulary<'a> {
     rows: Range<usize>,
     /// Vocabulary entries of a chunk; the last may be shorter.
     n_chunk: usize,
+    /// Entries that have no share in the distribution.
+    left_out: &'a [TokenId],
     /// `[n_embd, R]`: normalised hidden states, then their gradient.
     normalised: Stored,
     gradient: Stored,
@@ -51,7 +53,13 @@ impl<'a> Vocabulary<'a> {
         let mut stored =
             backend.carve(arena, &[(GgmlType::F32, hidden), (GgmlType::F32, hidden), (GgmlType::F32, chunk)])?;
         let (chunk, gradient, normalised) = (stored.remove(2), stored.remove(1), stored.remove(0));
-        Ok(Self { decoder, weights, rows, n_chunk, normalised, gradient, chunk, computed: None })
+        let left_out: &[TokenId] = &[];
+        Ok(Self { decoder, weights, rows, n_chunk, left_out, normalised, gradient, chunk, computed: None })
+    }
+
+    /// From now on the logits of `tokens` are [`LEFT_OUT`]; those outside the vocabulary are none.
+    pub(super) fn leave_out(&mut self, tokens: &'a [TokenId]) {
+        self.left_out = tokens;
     }
 
     pub(super) fn n_rows(&self) -> usize {
@@ -165,6 +173,14 @@ impl<'a> Vocabulary<'a> {
             logits = graph.add(logits, bias);
         }
         graph.place(logits, &self.chunk_view(backend, chunk));
-        backend.run(graph)
+        backend.run(graph)?;
+        let entries = self.left_out.iter().filter_map(|&token| usize::try_from(token).ok());
+        let entries: Vec<_> = entries.filter(|entry| chunk.contains(entry)).map(|entry| entry - chunk.start).collect();
+        backend.change(&self.chunk, chunk.len() * self.rows.len(), |logits| {
+            for row in logits.chunks_exact_mut(chunk.len()) {
+                entries.iter().for_each(|&entry| row[entry] = LEFT_OUT);
+            }
+        });
+        Ok(())
     }
 }

@@ -120,7 +120,11 @@ fn gradients_of_divergences_are_those_of_finite_differences() {
 
 #[test]
 fn gradients_of_entropies_are_those_of_finite_differences() {
-    let mut school = School::new("qwen3", options(), &Target::ALL, &[1, 7, 4]);
+    check_entropies(&mut School::new("qwen3", options(), &Target::ALL, &[1, 7, 4]));
+}
+
+/// A loss of log-probabilities and entropies.
+fn check_entropies(school: &mut School) {
     let (logprob_slopes, entropy_slopes) = (school.slopes(5), school.slopes(6));
     let completions: Vec<_> = school.completions.iter().map(Vec::as_slice).collect();
     let group = GroupInput { prompt: &school.prompt, completions: &completions };
@@ -130,12 +134,62 @@ fn gradients_of_entropies_are_those_of_finite_differences() {
         pairs.map(|(logprobs, entropies)| TokenSlopes { logprobs, entropies }).collect()
     };
     school.student.gradient(&school.lora, &group, school.temperature, answer, &mut gradients).unwrap();
-    check_differences("entropies", &mut school, &gradients, &mut |school, lora| {
+    check_differences("entropies", school, &gradients, &mut |school, lora| {
         let scores = school.score(lora);
         let logprobs = scores.iter().flat_map(|scores| scores.logprobs.clone());
         let entropies = scores.iter().flat_map(|scores| scores.entropies.clone());
         weighted(logprobs, &logprob_slopes) + weighted(entropies, &entropy_slopes)
     });
+}
+
+/// Every third token that the completions do not have.
+fn unused(school: &School) -> Vec<TokenId> {
+    let used = school.completions.concat();
+    (0..90).filter(|token| token % 3 == 0 && !used.contains(token)).collect()
+}
+
+#[test]
+fn the_policy_is_the_softmax_over_what_is_sampled() {
+    let lengths = [1, 7, 4];
+    let mut whole = School::new("qwen3", options(), &Target::ALL, &lengths);
+    let never_sampled = unused(&whole);
+    assert!(never_sampled.len() > 15, "{never_sampled:?}");
+    let is_left = |token: &TokenId| !never_sampled.contains(token);
+    let lora = whole.lora.clone();
+    for logit_bytes in [0, 4 * 20 * 7, usize::MAX] {
+        let options = EngineOptions { logit_bytes, never_sampled: never_sampled.clone(), ..options() };
+        let mut school = School::new("qwen3", options, &Target::ALL, &lengths);
+        // All tokens that are left, as completions of one token, against the same of the whole vocabulary.
+        let left: Vec<[TokenId; 1]> = (0..90).filter(is_left).map(|token| [token]).collect();
+        let completions: Vec<&[TokenId]> = left.iter().map(|tokens| tokens.as_slice()).collect();
+        let group = GroupInput { prompt: &school.prompt, completions: &completions };
+        let all = whole.student.score(Some(&lora), &group, 0.8).unwrap();
+        let scores = school.student.score(Some(&lora), &group, 0.8).unwrap();
+        let share: f64 = all.iter().map(|scores| f64::from(scores.logprobs[0]).exp()).sum();
+        assert!(share < 0.95, "{share}: something is left out");
+        let mut entropy = 0.0;
+        for (all, scores) in all.iter().zip(&scores) {
+            let (got, expected) = (f64::from(scores.logprobs[0]), f64::from(all.logprobs[0]) - share.ln());
+            assert!((got - expected).abs() < 1e-5, "{logit_bytes}: {got} for {expected}");
+            entropy -= got * got.exp();
+        }
+        assert!((f64::from(scores[0].entropies[0]) - entropy).abs() < 1e-5, "{:?} for {entropy}", scores[0]);
+        let error = school.student.score(None, &GroupInput { completions: &[&never_sampled[..1]], ..group }, 1.0);
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidInput);
+        // What a teacher says counts as a whole.
+        let kl = |divergences: &[TokenDivergences]| divergences.iter().flat_map(|d| d.kl.clone()).collect::<Vec<f32>>();
+        assert!(relative_error(&kl(&school.divergence(&lora)), &kl(&whole.divergence(&lora))) < 1e-5);
+    }
+}
+
+#[test]
+fn gradients_of_a_policy_that_leaves_tokens_out_are_those_of_finite_differences() {
+    let lengths = [1, 7, 4];
+    let never_sampled = unused(&School::new("qwen3", options(), &Target::ALL, &lengths));
+    for logit_bytes in [4 * 20 * 7, usize::MAX] {
+        let options = EngineOptions { logit_bytes, never_sampled: never_sampled.clone(), ..options() };
+        check_entropies(&mut School::new("qwen3", options, &Target::ALL, &lengths));
+    }
 }
 
 /// All tokens as completions of one token spell the distribution out.

@@ -62,12 +62,12 @@ fn draws_follow_the_tempered_distribution() {
 }
 
 #[test]
-fn log_probabilities_are_of_the_whole_tempered_vocabulary() {
+fn log_probabilities_are_of_all_tokens_that_are_not_banned() {
     let logits = [1.0f32, 3.0, 2.0];
     let narrow = options(|o| (o.temperature, o.top_k, o.banned) = (2.0, 1, vec![1]));
     let mut sampler = Sampler::new(&narrow, 3, &[]).expect("good options");
     let sampled = sampler.sample(&logits, &[], &mut Rng::keyed(&[1])).expect("samples");
-    let total: f64 = [0.5f64, 1.5, 1.0].map(f64::exp).iter().sum();
+    let total: f64 = [0.5f64, 1.0].map(f64::exp).iter().sum();
     assert_eq!(sampled.token, 2);
     assert!((f64::from(sampled.logprob) - (1.0 - total.ln())).abs() < 1e-6, "{sampled:?}");
 }
@@ -102,6 +102,12 @@ fn bad_options_and_logits_are_refused() {
     for logits in [[f32::NAN, 0.0], [f32::INFINITY, 0.0], [f32::NEG_INFINITY, f32::NEG_INFINITY]] {
         assert_eq!(sample(&logits).expect_err("not finite").kind(), ErrorKind::Backend, "{logits:?}");
     }
+    // What is banned does not matter, however probable.
+    let mut sampler = Sampler::new(&SamplerOptions::default(), 3, &[1]).expect("good options");
+    let sampled = sampler.sample(&[-1e6, 1e6, -1e9], &[], &mut Rng::keyed(&[1])).expect("samples");
+    assert_eq!((sampled.token, sampled.logprob), (0, 0.0));
     // One token that cannot follow is no fault.
+    let mut sampler = Sampler::new(&SamplerOptions::default(), 2, &[]).expect("good options");
+    let mut sample = |logits: &[f32]| sampler.sample(logits, &[], &mut Rng::keyed(&[1]));
     assert_eq!(sample(&[f32::NEG_INFINITY, 0.0]).expect("samples").token, 1);
 }
