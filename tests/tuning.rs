@@ -335,3 +335,26 @@ fn both_commands_write_adapters_and_reports() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && told.contains("--eval"), "{told}");
 }
+
+#[test]
+fn data_that_seldom_does_what_its_user_wants_brings_a_warning() {
+    let bench = Bench::new();
+    let same_data = ["--eval", "data.jsonl"];
+    let recover = ["--teacher", "tiny.gguf", "--max-tokens", "64"];
+    let cases: [(&str, &[&[&str]], bool, bool); 4] = [
+        ("tune", &[&same_data], true, true),
+        ("tune", &[&["--suffix", "Answer."]], false, false),
+        ("recover", &[&recover, &same_data], false, true),
+        ("recover", &[&recover, &same_data, &["--responses", "data"]], true, true),
+    ];
+    for (index, (command, more, is_bare, is_same)) in cases.into_iter().enumerate() {
+        let out = format!("{index}.gguf");
+        let common = ["-m", "packed/tiny.gguf", "--data", "data.jsonl", "--steps", "1", "--batch-size", "1"];
+        let short = ["--threads", "1", "--rank", "2", "-o", &out];
+        let output = owlet(bench.folder.path(), &[&[command], &common[..], &short, &more.concat()].concat());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        assert_eq!(told.contains("warning: 2 of 3 rows have no `response`"), is_bare, "{command}: {told}");
+        assert_eq!(told.contains("warning: `--eval` has the samples of `--data`"), is_same, "{command}: {told}");
+    }
+}

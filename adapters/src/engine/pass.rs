@@ -235,6 +235,9 @@ impl<'a> Pass<'a> {
 }
 
 #[cfg(test)]
+mod differences;
+
+#[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, sync::Arc};
 

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests may stop, and tell what they measured or skipped")]
 
 mod activated;
+mod distillation;
 mod distributions;
 mod exactness;
 mod hf;
