@@ -14,23 +14,23 @@
 //! It is written under a temporary name, flushed, and renamed, so that a run that is killed at any moment leaves whole
 //! checkpoints only. All randomness is keyed by seed and position, so the seed is the whole state of the generators.
 
+mod files;
+
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::Write,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use owlet_runtime::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+use self::files::{Files, Writer, sha256};
 use crate::{
-    file::{AdapterFile, Precision, Provenance},
     lock::FolderLock,
-    lora::{LoraGrads, LoraWeights},
+    lora::LoraWeights,
     optim::{AdamW, AdamWOptions},
     step::StepRecord,
 };
@@ -170,8 +170,8 @@ impl CheckpointStore {
         &self.directory
     }
 
-    /// Writes the checkpoint of `state.step` and of the finished parts of the step that follows, unless the very same one is
-    /// there and whole; then removes old ones and what killed runs left behind. Gives its path. Checkpoints of a later place
+    /// Writes the checkpoint of `state.step` and of the finished parts of the step that follows; where the very same one is
+    /// there and whole, that one stays. Takes next to no memory. Then removes old ones and what killed runs left behind. Gives its path. Checkpoints of a later place
     /// go too: they are of a future that this run, which fell back behind it, no longer has.
     ///
     /// # Errors
@@ -184,40 +184,36 @@ impl CheckpointStore {
         running: Option<&StepRecord>,
     ) -> Result<PathBuf> {
         let failed = |path: &Path, source| Error::io("cannot write checkpoint", path, source);
-        let mut files = vec![(ADAPTER, adapter_bytes(state, weights)?), (MOMENTS, moment_bytes(optimizer))];
+        let temporary = self.temporary()?;
+        let mut files = Writer::new(temporary.path());
+        files.adapter(ADAPTER, &state.run, state.step, weights)?;
+        files.moments(MOMENTS, optimizer)?;
         let learned = running.and_then(|running| running.learned.as_ref());
         if let Some(gradients) = learned.and_then(|learned| learned.gradients.as_ref()) {
-            files.push((GRADIENTS, bytes_of(gradients.tensors())));
+            files.numbers(GRADIENTS, gradients.tensors())?;
         }
         let next = learned.and_then(|learned| learned.updated.as_ref());
         if let Some((weights, optimizer)) = next {
-            files.extend([(NEXT_ADAPTER, adapter_bytes(state, weights)?), (NEXT_MOMENTS, moment_bytes(optimizer))]);
+            files.adapter(NEXT_ADAPTER, &state.run, state.step, weights)?;
+            files.moments(NEXT_MOMENTS, optimizer)?;
         }
         let state_file = StateFile {
             version: VERSION,
-            sha256: files.iter().map(|(name, bytes)| ((*name).to_owned(), sha256(bytes))).collect(),
+            sha256: files.sha256.clone(),
             state: state.clone(),
             running: running.cloned(),
             next_n_updates: next.map_or(0, |(_, optimizer)| optimizer.n_updates),
         };
         let place = Place { step: state.step, n_parts: running.map_or(0, StepRecord::n_parts) };
         let target = self.directory.join(place.name());
-        if is_same(&target, &state_file, optimizer.options) {
+        if is_same(&target, &state_file) {
+            drop(temporary);
             self.remove_old(place)?;
             return Ok(target);
         }
         let state_json = serde_json::to_vec_pretty(&state_file).expect("numbers and texts are always JSON");
-        let state_hash = sha256(&state_json).into_bytes();
-        files.extend([(STATE, state_json), (STATE_HASH, state_hash)]);
-        let temporary = self.temporary()?;
-        for (name, bytes) in &files {
-            let path = temporary.path().join(name);
-            let written = File::create(&path).and_then(|mut file| {
-                file.write_all(bytes)?;
-                file.sync_all()
-            });
-            written.map_err(|source| failed(&path, source))?;
-        }
+        files.bytes(STATE, &state_json)?;
+        files.bytes(STATE_HASH, sha256(&state_json).as_bytes())?;
         sync_directory(temporary.path())?;
         // A run that fell back to an older checkpoint comes by this place again: the damaged one goes aside.
         let aside = if target.exists() { Some(self.put_aside(&target)?) } else { None };
@@ -345,73 +341,13 @@ impl Place {
     }
 }
 
-fn adapter_bytes(state: &TrainState, weights: &LoraWeights) -> Result<Vec<u8>> {
-    let RunIdentity { base_model, architecture, config, seed, .. } = state.run.clone();
-    let provenance = Some(Provenance { base_model, config: config.to_string(), step: state.step, seed });
-    AdapterFile { architecture, weights: weights.clone(), provenance }.to_bytes(Precision::F32)
-}
-
-fn moment_bytes(optimizer: &AdamW) -> Vec<u8> {
-    bytes_of(optimizer.first.tensors().chain(optimizer.second.tensors()))
-}
-
-fn bytes_of<'a>(tensors: impl Iterator<Item = &'a [f32]>) -> Vec<u8> {
-    tensors.flatten().flat_map(|value| value.to_le_bytes()).collect()
-}
-
-/// The files of one checkpoint, each checked against its hash.
-struct Files<'a> {
-    directory: &'a Path,
-    sha256: BTreeMap<String, String>,
-}
-
-impl Files<'_> {
-    fn damaged(&self, name: &str) -> Error {
-        Error::new(ErrorKind::InvalidFile, "damaged checkpoint").at(self.directory.join(name).display())
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        self.sha256.contains_key(name)
-    }
-
-    fn read(&self, name: &str) -> Result<Vec<u8>> {
-        let path = self.directory.join(name);
-        let bytes = fs::read(&path).map_err(|source| Error::io("cannot read checkpoint", &path, source))?;
-        let (got, needed) = (sha256(&bytes), self.sha256.get(name).cloned().unwrap_or_default());
-        if got == needed { Ok(bytes) } else { Err(self.damaged(name).got(got).needed(needed)) }
-    }
-
-    fn weights(&self, name: &str) -> Result<LoraWeights> {
-        self.read(name)?;
-        Ok(AdapterFile::open(&self.directory.join(name))?.weights)
-    }
-
-    fn optimizer(&self, name: &str, options: AdamWOptions, weights: &LoraWeights, n_updates: u64) -> Result<AdamW> {
-        let mut optimizer = AdamW::new(options, weights);
-        optimizer.n_updates = n_updates;
-        self.fill(name, optimizer.first.tensors_mut().chain(optimizer.second.tensors_mut()))?;
-        Ok(optimizer)
-    }
-
-    /// Reads numbers into `tensors`, which take all of the file.
-    fn fill<'t>(&self, name: &str, tensors: impl Iterator<Item = &'t mut [f32]>) -> Result<()> {
-        let bytes = self.read(name)?;
-        let mut values = bytes.chunks(4);
-        for slot in tensors.flatten() {
-            let four = values.next().and_then(|four| four.try_into().ok());
-            *slot = f32::from_le_bytes(four.ok_or_else(|| self.damaged(name).got("too few numbers"))?);
-        }
-        if values.next().is_some() { Err(self.damaged(name).got("too many numbers")) } else { Ok(()) }
-    }
-}
-
 /// Whether the checkpoint in `directory` is whole and of the place that `new` is of. Of the time that a step took it may say
 /// something else.
-fn is_same(directory: &Path, new: &StateFile, options: AdamWOptions) -> bool {
+fn is_same(directory: &Path, new: &StateFile) -> bool {
     let n_parts = |running: &Option<StepRecord>| running.as_ref().map(StepRecord::n_parts);
     read_state(directory).is_ok_and(|old| {
         old.state == new.state && old.sha256 == new.sha256 && n_parts(&old.running) == n_parts(&new.running)
-    }) && load(directory, options).is_ok()
+    }) && Files { directory, sha256: &new.sha256 }.check_all().is_ok()
 }
 
 /// Reads and checks `state.json`.
@@ -443,19 +379,17 @@ fn read_state(directory: &Path) -> Result<StateFile> {
 /// Reads one checkpoint directory and checks that it is whole.
 fn load(directory: &Path, options: AdamWOptions) -> Result<Checkpoint> {
     let StateFile { sha256, state, mut running, next_n_updates, .. } = read_state(directory)?;
-    let files = Files { directory, sha256 };
+    let files = Files { directory, sha256: &sha256 };
     let weights = files.weights(ADAPTER)?;
     let optimizer = files.optimizer(MOMENTS, options, &weights, state.n_updates)?;
     if let Some(learned) = running.as_mut().and_then(|running| running.learned.as_mut()) {
         if files.contains(GRADIENTS) {
-            let mut gradients = LoraGrads::zeros(&weights);
-            files.fill(GRADIENTS, gradients.tensors_mut())?;
-            learned.gradients = Some(gradients);
+            learned.gradients = Some(Arc::new(files.gradients(GRADIENTS, &weights)?));
         }
         if files.contains(NEXT_ADAPTER) {
             let weights = files.weights(NEXT_ADAPTER)?;
             let optimizer = files.optimizer(NEXT_MOMENTS, options, &weights, next_n_updates)?;
-            learned.updated = Some((Arc::new(weights), optimizer));
+            learned.updated = Some((Arc::new(weights), Arc::new(optimizer)));
         }
     }
     Ok(Checkpoint { state, weights, optimizer, running })
@@ -464,10 +398,6 @@ fn load(directory: &Path, options: AdamWOptions) -> Result<Checkpoint> {
 #[derive(Deserialize)]
 struct VersionOnly {
     version: u32,
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Makes renames and new names in a directory last beyond a power cut, where the system can.

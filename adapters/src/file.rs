@@ -14,11 +14,14 @@
 //! | `owlet.adapter.config` | training configuration as JSON text |
 //! | `owlet.adapter.step`, `owlet.adapter.seed` | u64 |
 
-use std::{io::Write, path::Path};
+use std::{
+    io::{BufWriter, IntoInnerError, Write},
+    path::Path,
+};
 
 use half::f16;
 use owlet_runtime::{
-    Error, ErrorKind, INVOCATION_KEY, Result, TokenId,
+    AtomicFile, Error, ErrorKind, INVOCATION_KEY, Result, TokenId,
     gguf::{GgmlType, GgufFile, GgufStream, GgufWriter, TensorInfo},
     read_invocation,
 };
@@ -69,9 +72,11 @@ impl AdapterFile {
     /// [`ErrorKind::NotFound`] or [`ErrorKind::Io`] from the disk; [`ErrorKind::InvalidInput`] for weights that no GGUF file
     /// can hold.
     pub fn write(&self, path: &Path, precision: Precision) -> Result<()> {
-        let mut stream = self.layout(precision)?.create(path)?;
-        self.stream_tensors(&mut stream, precision).map_err(|error| error.at(path.display()))?;
-        stream.commit()
+        let output = BufWriter::with_capacity(1 << 20, AtomicFile::create(path)?);
+        let at_path = |error: Error| error.at(path.display());
+        let output = self.stream(precision, output).map_err(at_path)?;
+        let failed = |error: IntoInnerError<_>| Error::io("cannot write file", path, error.into_error());
+        output.into_inner().map_err(failed)?.commit()
     }
 
     /// The same file in memory, for `Adapter::from_bytes`.
@@ -79,9 +84,11 @@ impl AdapterFile {
     /// # Errors
     /// [`ErrorKind::InvalidInput`] for weights that no GGUF file can hold.
     pub fn to_bytes(&self, precision: Precision) -> Result<Vec<u8>> {
-        let mut stream = self.layout(precision)?.start(Vec::new())?;
-        self.stream_tensors(&mut stream, precision)?;
-        stream.finish()
+        self.stream(precision, Vec::new())
+    }
+
+    fn stream<W: Write>(&self, precision: Precision, output: W) -> Result<W> {
+        stream(&self.architecture, &self.weights, self.provenance.as_ref(), precision, output)
     }
 
     /// Reads a file of this or another program.
@@ -142,59 +149,80 @@ impl AdapterFile {
             provenance: provenance(file)?,
         })
     }
+}
 
-    fn layout(&self, precision: Precision) -> Result<GgufWriter> {
-        let mut writer = GgufWriter::new();
-        writer.set("general.type", "adapter");
-        writer.set("general.architecture", self.architecture.as_str());
-        writer.set("adapter.type", "lora");
-        writer.set("adapter.lora.alpha", self.weights.config.plain_alpha());
-        if let Some(tokens) = self.weights.config.mode.invocation() {
-            writer.set(INVOCATION_KEY, self.invocation_numbers(tokens)?);
-        }
-        if let Some(provenance) = &self.provenance {
-            writer.set("owlet.adapter.version", VERSION);
-            writer.set("owlet.adapter.base_model", provenance.base_model.as_str());
-            writer.set("owlet.adapter.config", provenance.config.as_str());
-            writer.set("owlet.adapter.step", provenance.step);
-            writer.set("owlet.adapter.seed", provenance.seed);
-        }
-        let dtype = match precision {
-            Precision::F32 => GgmlType::F32,
-            Precision::F16 => GgmlType::F16,
-        };
-        let rank = self.weights.config.rank as u64;
-        for module in &self.weights.modules {
-            writer.declare(&format!("{}.lora_a", module.name), &[module.n_in as u64, rank], dtype)?;
-            writer.declare(&format!("{}.lora_b", module.name), &[rank, module.n_out as u64], dtype)?;
-        }
-        Ok(writer)
-    }
+/// Writes the file of an adapter to `output`, without a copy of its weights.
+///
+/// # Errors
+/// As [`AdapterFile::write`].
+pub(crate) fn stream<W: Write>(
+    architecture: &str,
+    weights: &LoraWeights,
+    provenance: Option<&Provenance>,
+    precision: Precision,
+    output: W,
+) -> Result<W> {
+    let mut stream = layout(architecture, weights, provenance, precision)?.start(output)?;
+    stream_tensors(weights, &mut stream, precision)?;
+    stream.finish()
+}
 
-    /// `tokens` as the file has them.
-    fn invocation_numbers(&self, tokens: &[TokenId]) -> Result<Vec<u32>> {
-        self.weights.config.validate()?;
-        let numbers: Vec<_> = tokens.iter().map(|token| token.unsigned_abs()).collect();
-        match numbers.is_empty() {
-            true => Err(Error::new(ErrorKind::InvalidInput, "activated adapter without an invocation")),
-            false => Ok(numbers),
-        }
-    }
-
-    fn stream_tensors<W: Write>(&self, stream: &mut GgufStream<W>, precision: Precision) -> Result<()> {
-        for module in &self.weights.modules {
-            for (suffix, values) in [("lora_a", &module.a), ("lora_b", &module.b)] {
-                let name = format!("{}.{suffix}", module.name);
-                match precision {
-                    Precision::F32 => stream.write_tensor(&name, bytemuck::cast_slice(values))?,
-                    Precision::F16 => {
-                        let halves: Vec<f16> = values.iter().copied().map(f16::from_f32).collect();
-                        stream.write_tensor(&name, bytemuck::cast_slice(&halves))?;
-                    }
+fn stream_tensors<W: Write>(weights: &LoraWeights, stream: &mut GgufStream<W>, precision: Precision) -> Result<()> {
+    for module in &weights.modules {
+        for (suffix, values) in [("lora_a", &module.a), ("lora_b", &module.b)] {
+            let name = format!("{}.{suffix}", module.name);
+            match precision {
+                Precision::F32 => stream.write_tensor(&name, bytemuck::cast_slice(values))?,
+                Precision::F16 => {
+                    let halves: Vec<f16> = values.iter().copied().map(f16::from_f32).collect();
+                    stream.write_tensor(&name, bytemuck::cast_slice(&halves))?;
                 }
             }
         }
-        Ok(())
+    }
+    Ok(())
+}
+
+fn layout(
+    architecture: &str,
+    weights: &LoraWeights,
+    provenance: Option<&Provenance>,
+    precision: Precision,
+) -> Result<GgufWriter> {
+    let mut writer = GgufWriter::new();
+    writer.set("general.type", "adapter");
+    writer.set("general.architecture", architecture);
+    writer.set("adapter.type", "lora");
+    writer.set("adapter.lora.alpha", weights.config.plain_alpha());
+    if let Some(tokens) = weights.config.mode.invocation() {
+        writer.set(INVOCATION_KEY, invocation_numbers(weights, tokens)?);
+    }
+    if let Some(provenance) = provenance {
+        writer.set("owlet.adapter.version", VERSION);
+        writer.set("owlet.adapter.base_model", provenance.base_model.as_str());
+        writer.set("owlet.adapter.config", provenance.config.as_str());
+        writer.set("owlet.adapter.step", provenance.step);
+        writer.set("owlet.adapter.seed", provenance.seed);
+    }
+    let dtype = match precision {
+        Precision::F32 => GgmlType::F32,
+        Precision::F16 => GgmlType::F16,
+    };
+    let rank = weights.config.rank as u64;
+    for module in &weights.modules {
+        writer.declare(&format!("{}.lora_a", module.name), &[module.n_in as u64, rank], dtype)?;
+        writer.declare(&format!("{}.lora_b", module.name), &[rank, module.n_out as u64], dtype)?;
+    }
+    Ok(writer)
+}
+
+/// `tokens` as the file has them.
+fn invocation_numbers(weights: &LoraWeights, tokens: &[TokenId]) -> Result<Vec<u32>> {
+    weights.config.validate()?;
+    let numbers: Vec<_> = tokens.iter().map(|token| token.unsigned_abs()).collect();
+    match numbers.is_empty() {
+        true => Err(Error::new(ErrorKind::InvalidInput, "activated adapter without an invocation")),
+        false => Ok(numbers),
     }
 }
 
@@ -332,11 +360,12 @@ mod tests {
         ];
         for (message, kind, change) in cases {
             let adapter = adapter();
-            let mut writer = adapter.layout(Precision::F32).expect("valid");
+            let AdapterFile { architecture, weights, provenance } = &adapter;
+            let mut writer = layout(architecture, weights, provenance.as_ref(), Precision::F32).expect("valid");
             change(&mut writer);
             let extra = writer.tensors().len() > 4;
             let mut stream = writer.start(Vec::new()).expect("memory");
-            adapter.stream_tensors(&mut stream, Precision::F32).expect("memory");
+            stream_tensors(weights, &mut stream, Precision::F32).expect("memory");
             if extra {
                 stream.write_tensor("blk.9.attn_q.weight.lora_b", &[0; 32]).expect("memory");
             }

@@ -204,7 +204,7 @@ impl RunningStep {
     }
 
     /// Weights and optimizer that were updated, if any were.
-    pub(crate) fn updated(&self) -> Option<&(Arc<LoraWeights>, AdamW)> {
+    pub(crate) fn updated(&self) -> Option<&(Arc<LoraWeights>, Arc<AdamW>)> {
         self.learning.as_ref()?.learned().updated.as_ref()
     }
 

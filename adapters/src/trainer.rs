@@ -24,7 +24,7 @@ use crate::{
     data::Dataset,
     engine::{Engine, EngineOptions, PrefixCacheOptions, PrefixCacheStats, PromptFolder},
     evaluate::{EvaluateOptions, Evaluation, evaluate},
-    file::{AdapterFile, Precision, Provenance},
+    file::{self, AdapterFile, Precision, Provenance},
     lora::{LoraConfig, LoraWeights},
     measure::prompt_lengths,
     metrics::StepMetrics,
@@ -78,7 +78,7 @@ pub struct Trainer {
     weights: Arc<LoraWeights>,
     /// Hash of the adapter that the run began with, where it was not a fresh one.
     start: Option<String>,
-    optimizer: AdamW,
+    optimizer: Arc<AdamW>,
     cursor: Cursor,
     step: u64,
     running: Option<RunningStep>,
@@ -104,10 +104,10 @@ impl Trainer {
         let n_threads = TrainerOptions::resolved_threads(options.n_threads);
         let options = TrainerOptions { n_threads, lora, ..options };
         let session_options = session_options(&options);
-        let file = Arc::new(GgufFile::open(model.path())?);
-        let engine_options = engine_options(model, &file, &options)?;
+        let gguf = Arc::new(GgufFile::open(model.path())?);
+        let engine_options = engine_options(model, &gguf, &options)?;
         let prompts = prompt_cache(&engine_options.prefix_cache);
-        let engine = Engine::from_file(&file, engine_options)?;
+        let engine = Engine::from_file(&gguf, engine_options)?;
         let mut sessions =
             (0..options.n_sessions).map(|_| Session::new(model, &session_options)).collect::<Result<Vec<_>>>()?;
         sessions.iter_mut().for_each(|session| session.set_prompt_cache(prompts.clone()));
@@ -115,7 +115,7 @@ impl Trainer {
         // An identity, but not without effect: an activated adapter has prompts computed in two calls, and a run that is
         // resumed within its first step must compute them in the same ones.
         sample_with(model, &mut sessions, &weights)?;
-        let optimizer = AdamW::new(options.optimizer, &weights);
+        let optimizer = Arc::new(AdamW::new(options.optimizer, &weights));
         let invocation = options.lora.mode.invocation();
         let lengths = prompt_lengths(model, &dataset, &options.suffix, options.max_prompt_tokens, invocation)?;
         // The first of equals.
@@ -157,7 +157,7 @@ impl Trainer {
         let missing = || Error::new(ErrorKind::Internal, "the engine is away");
         weights.check_fits(&self.engine.as_ref().ok_or_else(missing)?.lora_targets())?;
         sample_with(&self.model, &mut self.sessions, &weights)?;
-        self.optimizer = AdamW::new(self.options.optimizer, &weights);
+        self.optimizer = Arc::new(AdamW::new(self.options.optimizer, &weights));
         self.start = Some(weights.hash());
         Arc::make_mut(&mut self.options).lora = weights.config.clone();
         self.weights = Arc::new(weights);
@@ -179,7 +179,7 @@ impl Trainer {
             running.abandon(&mut self.engine);
         }
         self.weights = Arc::new(checkpoint.weights);
-        self.optimizer = checkpoint.optimizer;
+        self.optimizer = Arc::new(checkpoint.optimizer);
         self.cursor = Cursor::new(self.order(), epoch, position);
         (self.step, self.n_skipped_in_a_row) = (step, n_skipped_in_a_row);
         self.running = checkpoint.running.map(|record| RunningStep::restore(record, self.order(), step, &self.options));
@@ -411,8 +411,7 @@ fn prompt_cache(options: &PrefixCacheOptions) -> Option<Arc<PromptCache>> {
 
 /// Gives the sessions an adapter of `weights`.
 fn sample_with(model: &Model, sessions: &mut [Session], weights: &LoraWeights) -> Result<()> {
-    let architecture = model.info().architecture.clone();
-    let bytes = AdapterFile { architecture, weights: weights.clone(), provenance: None }.to_bytes(Precision::F32)?;
+    let bytes = file::stream(&model.info().architecture, weights, None, Precision::F32, Vec::new())?;
     let adapter = Arc::new(Adapter::from_bytes(model, &bytes)?);
     sessions.iter_mut().try_for_each(|session| session.set_adapters(&[(Arc::clone(&adapter), 1.0)]))
 }

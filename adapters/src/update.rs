@@ -63,18 +63,19 @@ pub(crate) struct Learned {
     band: Vec<Logprobs>,
     pub(crate) report: UpdateReport,
     /// Sum of the gradients of the next update; `None` before the first.
+    /// Shared with checkpoints that are being written, as are weights and optimizer.
     #[serde(skip)]
-    pub(crate) gradients: Option<LoraGrads>,
+    pub(crate) gradients: Option<Arc<LoraGrads>>,
     /// Weights and optimizer after the updates so far; `None` before the first.
     #[serde(skip)]
-    pub(crate) updated: Option<(Arc<LoraWeights>, AdamW)>,
+    pub(crate) updated: Option<(Arc<LoraWeights>, Arc<AdamW>)>,
 }
 
 /// Where learning starts from.
 #[derive(Clone, Copy)]
 pub(crate) struct Before<'a> {
     pub(crate) weights: &'a Arc<LoraWeights>,
-    pub(crate) optimizer: &'a AdamW,
+    pub(crate) optimizer: &'a Arc<AdamW>,
     pub(crate) learning_rate: f64,
 }
 
@@ -284,8 +285,8 @@ impl Learning {
                 report.sum_entropy += share.sum_entropy;
                 report.sum_gap += share.sum_gap;
                 match gradients {
-                    Some(sum) => sum.add_scaled(&gradient, 1.0),
-                    None => *gradients = Some(gradient),
+                    Some(sum) => Arc::make_mut(sum).add_scaled(&gradient, 1.0),
+                    None => *gradients = Some(Arc::new(gradient)),
                 }
             }
         }
@@ -302,8 +303,8 @@ impl Learning {
         let loss = learned.loss + penalty;
         if let Some(gradients) = gradients {
             let (weights, optimizer) =
-                learned.updated.get_or_insert_with(|| (Arc::clone(before.weights), before.optimizer.clone()));
-            let outcome = optimizer.step(Arc::make_mut(weights), gradients, before.learning_rate);
+                learned.updated.get_or_insert_with(|| (Arc::clone(before.weights), Arc::clone(before.optimizer)));
+            let outcome = Arc::make_mut(optimizer).step(Arc::make_mut(weights), gradients, before.learning_rate);
             report.grad_norm = report.grad_norm.max(outcome.grad_norm);
             report.loss += loss;
             report.n_updates += 1;

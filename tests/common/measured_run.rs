@@ -12,7 +12,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use owlet::{CancelToken, Dataset, Model, ModelOptions, Reward, Sample, Trainer, TrainerOptions, reward::RewardParts};
+use owlet::{
+    CheckpointStore, Dataset, Deadline, Model, ModelOptions, Reward, Sample, Slice, Trainer, TrainerOptions,
+    reward::RewardParts,
+};
+
+/// Time between two looks at what is finished.
+const SLICE: Duration = Duration::from_millis(20);
 
 /// Rewards that are hardly ever all alike, so that every group teaches.
 pub(crate) struct Length;
@@ -55,7 +61,7 @@ pub(crate) fn dataset(folder: &Path, options: &TrainerOptions) -> Dataset {
     Dataset::open(&path).expect("a good row")
 }
 
-/// Trains for `n_steps`.
+/// Trains for `n_steps`, with a checkpoint wherever a part of a step is finished.
 pub(crate) fn run(model: &Path, options: &TrainerOptions, n_steps: usize) -> Measured {
     let folder = tempfile::tempdir().expect("a folder");
     let dataset = dataset(folder.path(), options);
@@ -71,8 +77,15 @@ pub(crate) fn run(model: &Path, options: &TrainerOptions, n_steps: usize) -> Mea
         let model = Model::load(model, &load).expect("loads");
         let mut trainer = Trainer::new(&model, dataset, Arc::new(Length), options.clone()).expect("fits");
         let start = Instant::now();
-        for _ in 0..n_steps {
-            trainer.step(&CancelToken::new(), &mut |_| ()).expect("learns");
+        let store = CheckpointStore::open(&folder.path().join("checkpoints"), 1).expect("a writable folder");
+        let (mut n_done, mut n_parts) = (0, 0);
+        while n_done < n_steps {
+            let slice = trainer.step_slice(&Deadline::after(SLICE), &mut |_| ()).expect("learns");
+            n_done += usize::from(matches!(slice, Slice::StepDone(_)));
+            if trainer.n_parts_done() != n_parts {
+                n_parts = trainer.n_parts_done();
+                trainer.checkpoint(&store, 0).expect("a writable folder");
+            }
         }
         is_done.store(true, Ordering::Relaxed);
         start.elapsed().as_secs_f64()
