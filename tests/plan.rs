@@ -69,6 +69,23 @@ fn cases() -> Vec<Case> {
         ),
         case("many sequences, F32 keys", TrainerOptions { n_sequences: 16, precise_kv: true, ..options() }),
         case("long answers of a large group", TrainerOptions { group_size: 8, max_new_tokens: 48, ..options() }),
+        case(
+            "high rank",
+            TrainerOptions { lora: LoraConfig { rank: 64, alpha: 64.0, ..LoraConfig::default() }, ..options() },
+        ),
+        // A cache counts as full, so it is a small one: of two questions of a run of one.
+        case(
+            "activated adapter",
+            TrainerOptions {
+                lora: LoraConfig { mode: LoraMode::Activated { invocation: Vec::new() }, ..options().lora },
+                prefix_cache: PrefixCacheOptions {
+                    memory_bytes: 1 << 20,
+                    sampler_bytes: 1 << 20,
+                    ..PrefixCacheOptions::default()
+                },
+                ..options()
+            },
+        ),
         case("80 MiB", budget(80 << 20)),
         case("64 MiB", budget(64 << 20)),
         Case {
@@ -84,7 +101,10 @@ fn plan(file: &Arc<GgufFile>, options: &TrainerOptions) -> owlet::Result<MemoryP
     let request = PlanRequest { file, mmproj_bytes: 0, n_image: 0, options };
     match options.memory_budget {
         Some(budget) => MemoryPlan::fit(&request, budget),
-        None => MemoryPlan::new(&request, &EngineOptions { n_threads: 1, ..EngineOptions::default() }),
+        None => {
+            let prefix_cache = options.prefix_cache.clone();
+            MemoryPlan::new(&request, &EngineOptions { n_threads: 1, prefix_cache, ..EngineOptions::default() })
+        }
     }
 }
 

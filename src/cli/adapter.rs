@@ -36,11 +36,21 @@ impl ScheduleArgs {
 
 /// On which tokens an adapter acts.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Mode {
+pub(crate) enum Mode {
     /// On all of them
     Full,
     /// From the opening of the answer on: what comes before is the base's (activated LoRA), computed once and kept
     Activated,
+}
+
+impl Mode {
+    /// The mode of an adapter that is invoked by what the model's chat template opens answers with.
+    pub(crate) fn of_adapter(self) -> LoraMode {
+        match self {
+            Self::Full => LoraMode::Full,
+            Self::Activated => LoraMode::Activated { invocation: Vec::new() },
+        }
+    }
 }
 
 /// The adapter's size and place.
@@ -76,11 +86,7 @@ pub(crate) struct LoraArgs {
 impl LoraArgs {
     pub(crate) fn config(&self) -> LoraConfig {
         let targets = if self.targets.is_empty() { Target::ALL.into() } else { self.targets.iter().copied().collect() };
-        let mode = match self.mode {
-            Mode::Full => LoraMode::Full,
-            // By what the chat template opens answers with.
-            Mode::Activated => LoraMode::Activated { invocation: Vec::new() },
-        };
+        let mode = self.mode.of_adapter();
         let (rank, alpha) = (self.rank, self.alpha);
         LoraConfig { rank, alpha, targets, layers: self.blocks, rank_stabilized: self.rslora, mode }
     }

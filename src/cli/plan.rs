@@ -3,11 +3,14 @@
 use std::{fs, path::PathBuf, sync::Arc};
 
 use clap::Args;
-use owlet::{Error, LoraConfig, MemoryPart, MemoryPlan, PlanRequest, Target, TrainerOptions, gguf::GgufFile};
+use owlet::{
+    Error, LayerRange, LoraConfig, MemoryPart, MemoryPlan, PlanRequest, Target, TrainerOptions, gguf::GgufFile,
+};
 use owlet_adapters::engine::EngineOptions;
 use serde::Serialize;
 
 use super::{
+    adapter::Mode,
     failure::Result,
     output::{Output, table},
 };
@@ -54,6 +57,12 @@ pub(crate) struct PlanArgs {
     /// Layers to adapt: any of q, k, v, o, gate, up, down [default: all]
     #[arg(long, value_delimiter = ',', value_name = "LAYERS")]
     targets: Vec<Target>,
+    /// Blocks to adapt, 0 at the input [default: all]
+    #[arg(long, value_name = "FIRST-LAST")]
+    blocks: Option<LayerRange>,
+    /// The tokens that the adapter acts on; of activated ones, what is kept of questions counts as full
+    #[arg(long = "lora-mode", value_enum, default_value_t = Mode::Full)]
+    mode: Mode,
     /// Choose what fits this much memory, such as 1GiB, or refuse [default: no limit]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     memory_budget: Option<usize>,
@@ -147,7 +156,13 @@ impl PlanArgs {
             n_sequences: self.sequences,
             n_sessions: self.sessions,
             precise_kv: self.precise_kv,
-            lora: LoraConfig { rank: self.rank, targets, ..defaults.lora },
+            lora: LoraConfig {
+                rank: self.rank,
+                targets,
+                layers: self.blocks,
+                mode: self.mode.of_adapter(),
+                ..defaults.lora
+            },
             n_threads: self.threads,
             ..defaults
         }

@@ -15,14 +15,17 @@ use owlet_runtime::{Result, gguf::GgufFile};
 
 use crate::{
     engine::{Decoder, Engine, EngineOptions, GroupShape},
-    lora::LoraMode,
+    lora::{LoraConfig, LoraMode},
     options::TrainerOptions,
 };
 
 /// Copies of the adapter's numbers at the moment that holds most of them, the end of a step: weights and two moments; new
-/// weights and moments, since a step works on copies; the new adapter file and what it is made of; llama.cpp's adapter,
-/// old and new.
+/// weights and moments, since a step works on copies; the new adapter file and the reader's copy of it; llama.cpp's adapter,
+/// old and new. Checkpoints are written in a stream and take none.
 const ADAPTER_COPIES: usize = 10;
+
+/// Tokens that stand for what a chat template opens an answer with, which takes more than headers to know: those of ChatML.
+const OPENING_TOKENS: usize = 3;
 
 /// Bytes of the program itself without a model: code that was relocated, threads, the allocator's reserve.
 const PROGRAM_BYTES: usize = 10 << 20;
@@ -122,7 +125,13 @@ impl MemoryPlan {
             n_completions: run.group_size,
             n_completion: run.max_new_tokens,
         };
-        let engine = Engine::measure(request.file, options, &run.lora, &shape)?;
+        let mode = match &run.lora.mode {
+            LoraMode::Activated { invocation } if invocation.is_empty() => {
+                LoraMode::Activated { invocation: vec![0; OPENING_TOKENS] }
+            }
+            mode => mode.clone(),
+        };
+        let engine = Engine::measure(request.file, options, &LoraConfig { mode, ..run.lora.clone() }, &shape)?;
         let mut parts = vec![
             (Part::Program, PROGRAM_BYTES + BYTES_PER_TOKEN * decoder.n_vocab),
             (Part::KeysAndValues, run.n_sessions * keys_and_values(&decoder, run)),
@@ -198,5 +207,6 @@ fn adapter_numbers(decoder: &Decoder, run: &TrainerOptions) -> usize {
         let (n_in, n_out) = decoder.widths(target);
         n_in + n_out
     };
-    run.lora.rank * decoder.n_layers * run.lora.targets.iter().map(widths).sum::<usize>()
+    let n_layers = run.lora.layers.map_or(decoder.n_layers, |range| (range.last + 1).saturating_sub(range.first));
+    run.lora.rank * n_layers.min(decoder.n_layers) * run.lora.targets.iter().map(widths).sum::<usize>()
 }
