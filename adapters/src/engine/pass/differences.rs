@@ -111,7 +111,7 @@ fn the_gradient_of_a_layers_input_is_that_of_finite_differences() {
             let scale = (gradient.len() as f64).sqrt() / norm;
             let own: Vec<f32> = gradient.iter().map(|slope| slope * scale as f32).collect();
             for direction in [own, random(3, x.len())] {
-                let step = 3e-3;
+                let step = 1e-3;
                 let mut at = |step: f32| {
                     let moved: Vec<f32> = x.iter().zip(&direction).map(|(x, d)| x + step * d).collect();
                     forward(&mut pass, &moved)
@@ -119,8 +119,8 @@ fn the_gradient_of_a_layers_input_is_that_of_finite_differences() {
                 let measured = (at(step) - at(-step)) / (2.0 * f64::from(step));
                 let expected = dot(&gradient, &direction);
                 // F32 sums over the step, and its curvature.
-                let error = (measured - expected).abs() / norm;
-                assert!(error < 1e-2, "{architecture}, {attention_bytes}: {measured} for {expected}");
+                let error = (measured - expected).abs() / (norm * dot(&direction, &direction).sqrt());
+                assert!(error < 2e-3, "{architecture}, {attention_bytes}: {measured} for {expected}");
             }
         }
     }
