@@ -13,7 +13,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::{
     graph::Graph,
-    stored::{Arena, Buffer, Context, Storage, Stored, full_shape},
+    stored::{Arena, Buffer, Context, Memory, Storage, Stored, full_shape},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -189,15 +189,10 @@ impl Backend {
             _ => {
                 // The old memory goes first where nobody uses it: both at once may not fit.
                 arena.0 = None;
-                let raw = match self.measured {
-                    // SAFETY: nothing reads or writes through the address: `measured` keeps reads, writes and graphs away.
-                    Some(_) => unsafe { sys::ggml_backend_cpu_buffer_from_ptr(NO_MEMORY, n_bytes) },
-                    // SAFETY: the backend is alive.
-                    None => unsafe { sys::ggml_backend_alloc_buffer(self.raw.as_ptr(), n_bytes) },
-                };
-                let error =
-                    || Error::new(ErrorKind::Limit, "out of memory for tensors").needed(format!("{n_bytes} bytes"));
-                Arc::clone(arena.0.insert(Arc::new(Buffer { raw: NonNull::new(raw).ok_or_else(error)?, _file: None })))
+                let buffer = self.memory(n_bytes).ok_or_else(|| {
+                    Error::new(ErrorKind::Limit, "out of memory for tensors").needed(format!("{n_bytes} bytes"))
+                })?;
+                Arc::clone(arena.0.insert(Arc::new(buffer)))
             }
         };
         // SAFETY: the buffer is alive; every tensor gets a part of it that is inside, aligned and its own.
@@ -212,6 +207,26 @@ impl Backend {
         let storage = Arc::new(Storage { backend: self.id, _context: context, buffer, writable: true });
         let stored = |(tensor, shape, dtype, _)| Stored { storage: Arc::clone(&storage), tensor, shape, dtype };
         Ok(described.into_iter().map(stored).collect())
+    }
+
+    /// A buffer of `n_bytes`; `None` when they cannot be had. The processor's are pages of their own, which go back to the
+    /// system with the buffer: in a heap they leave holes, and a plan of the peak would be wrong by the largest of them.
+    fn memory(&self, n_bytes: usize) -> Option<Buffer> {
+        if self.measured.is_some() {
+            // SAFETY: nothing reads or writes through the address: `measured` keeps reads, writes and graphs away.
+            let raw = unsafe { sys::ggml_backend_cpu_buffer_from_ptr(NO_MEMORY, n_bytes) };
+            return Some(Buffer { raw: NonNull::new(raw)?, _memory: Memory::Own });
+        }
+        // SAFETY: the backend is alive.
+        if !unsafe { sys::ggml_backend_is_cpu(self.raw.as_ptr()) } {
+            // SAFETY: the backend is alive.
+            let raw = unsafe { sys::ggml_backend_alloc_buffer(self.raw.as_ptr(), n_bytes) };
+            return Some(Buffer { raw: NonNull::new(raw)?, _memory: Memory::Own });
+        }
+        let mut pages = memmap2::MmapMut::map_anon(n_bytes).ok()?;
+        // SAFETY: the pages are aligned, have that many bytes, and live as long as the buffer, which alone uses them.
+        let raw = unsafe { sys::ggml_backend_cpu_buffer_from_ptr(pages.as_mut_ptr().cast(), n_bytes) };
+        Some(Buffer { raw: NonNull::new(raw)?, _memory: Memory::Pages { _pages: pages } })
     }
 
     /// The tensor `name` of `file`. Its bytes are used where they are mapped, and copied only if the file is not aligned
@@ -242,7 +257,7 @@ impl Backend {
             debug_assert_eq!(status, sys::GGML_STATUS_SUCCESS);
             NonNull::new(buffer).expect("ggml allocates a description or aborts")
         };
-        let buffer = Arc::new(Buffer { raw: buffer, _file: Some(Arc::clone(file)) });
+        let buffer = Arc::new(Buffer { raw: buffer, _memory: Memory::File { _file: Arc::clone(file) } });
         let storage = Storage { backend: self.id, _context: context, buffer, writable: false };
         Ok(Stored { storage: Arc::new(storage), tensor, shape, dtype: info.dtype })
     }

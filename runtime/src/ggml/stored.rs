@@ -30,8 +30,18 @@ pub(super) struct Storage {
 /// Memory of a backend.
 pub(super) struct Buffer {
     pub(super) raw: NonNull<sys::ggml_backend_buffer>,
-    /// What keeps a mapped buffer's bytes in place.
-    pub(super) _file: Option<Arc<GgufFile>>,
+    /// What keeps the bytes in place where they are not the buffer's own.
+    pub(super) _memory: Memory,
+}
+
+/// What holds the bytes of a [`Buffer`].
+pub(super) enum Memory {
+    /// The buffer, or nothing.
+    Own,
+    /// A mapped file.
+    File { _file: Arc<GgufFile> },
+    /// Pages of the process.
+    Pages { _pages: memmap2::MmapMut },
 }
 
 /// Memory that is laid out anew for every use: [`super::Backend::carve`].
