@@ -98,7 +98,7 @@ unsafe extern "C" fn swiglu_back_rows(dst: *mut sys::ggml_tensor, thread: c_int,
     let part = share(n, thread, n_threads);
     // SAFETY: operands are contiguous with `n` numbers, the result has three times as many; no other thread has this part.
     let ([gradient, gate, up], [hidden, d_gate, d_up]) = unsafe {
-        let plane = |index| numbers_mut(dst, index * n + part.start..index * n + part.end);
+        let plane = |index| numbers_mut(dst.data.cast(), index * n + part.start..index * n + part.end);
         ([gradient, gate, up].map(|operand| numbers(operand, part.clone())), [0, 1, 2].map(plane))
     };
     let operands = gradient.iter().zip(gate).zip(up);
@@ -130,7 +130,7 @@ unsafe extern "C" fn rms_norm_back_rows(dst: *mut sys::ggml_tensor, thread: c_in
         // SAFETY: operands and result are contiguous rows of one shape; no other thread has this row.
         let (x, gradient, addend, dx) = unsafe {
             let addend = addend.map(|addend| numbers(addend, row.clone()));
-            (numbers(x, row.clone()), numbers(gradient, row.clone()), addend, numbers_mut(dst, row.clone()))
+            (numbers(x, row.clone()), numbers(gradient, row.clone()), addend, numbers_mut(dst.data.cast(), row.clone()))
         };
         let square = dot(x.iter().copied(), x);
         let projection = dot(gradient.iter().zip(gain).map(|(gradient, gain)| gradient * gain), x);
@@ -162,13 +162,13 @@ fn dot(a: impl Iterator<Item = f32>, b: &[f32]) -> f32 {
 }
 
 /// Numbers `range` of a contiguous F32 tensor.
-unsafe fn numbers<'a>(tensor: &'a sys::ggml_tensor, range: Range<usize>) -> &'a [f32] {
+unsafe fn numbers(tensor: &sys::ggml_tensor, range: Range<usize>) -> &[f32] {
     // SAFETY: the caller knows the range to be inside, and that nobody writes there meanwhile.
     unsafe { std::slice::from_raw_parts(tensor.data.cast::<f32>().add(range.start), range.len()) }
 }
 
-/// The same, to be written.
-unsafe fn numbers_mut<'a>(tensor: &'a sys::ggml_tensor, range: Range<usize>) -> &'a mut [f32] {
-    // SAFETY: the caller knows the range to be inside, and that it is nobody else's meanwhile.
-    unsafe { std::slice::from_raw_parts_mut(tensor.data.cast::<f32>().add(range.start), range.len()) }
+/// Numbers `range` of those from `data` on, to be written.
+unsafe fn numbers_mut<'a>(data: *mut f32, range: Range<usize>) -> &'a mut [f32] {
+    // SAFETY: the caller knows the range to be inside a contiguous F32 tensor, and that it is nobody else's meanwhile.
+    unsafe { std::slice::from_raw_parts_mut(data.add(range.start), range.len()) }
 }

@@ -36,6 +36,7 @@ pub struct Graph {
     /// What the leaves name: kept alive until the graph has run.
     stored: Vec<Stored>,
     /// Of operations of our own; at addresses that stay.
+    #[expect(clippy::vec_box, reason = "operations point to them while the vector grows")]
     turns: Vec<Box<Turns>>,
     /// The same of attention.
     #[expect(clippy::vec_box, reason = "operations point to them while the vector grows")]
