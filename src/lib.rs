@@ -6,7 +6,8 @@
 //! 2. [`Model::load`] reads a GGUF file and its image projector; [`gguf`] is the format itself.
 //! 3. [`Prompt`] holds text and [`Image`]s; [`Model::encode`] turns it into tokens and image embeddings.
 //! 4. A [`Session`] computes a prompt once and forks it; [`generate()`] samples answers, many at once, each token with its
-//!    log-probability. [`ThinkSplitter`] tells thinking from answer while they stream.
+//!    log-probability. [`ThinkSplitter`] tells thinking from answer while they stream. A [`conversation`] is questions in
+//!    turn, which can be forked, saved and restored.
 //! 5. [`reward`] says how right an answer is, [`advantage`] how much better than its group, [`loss`] what that means for
 //!    the log-probability of every token.
 //! 6. [`lora`] holds what is learned, as the adapter that a session applies from then on. [`Trainer::step`] is all of 4
@@ -57,8 +58,8 @@ pub use owlet_adapters::{
 pub use owlet_quant as quant;
 pub use owlet_runtime::{
     Adapter, AtomicFile, BoxMap, CancelToken, Deadline, EncodedPrompt, Error, ErrorKind, GenerateRequest, Generated,
-    IMAGE_MARK, Image, ImageBudget, Message, Model, ModelInfo, ModelOptions, Part, Prompt, Result, RngKey, Role,
-    SamplerOptions, Session, SessionOptions, StopReason, TextDecoder, ThinkEvent, ThinkSplitter, Timings, TokenId,
-    generate, gguf, peak_memory_bytes,
+    IMAGE_MARK, Image, ImageBudget, ImageCache, Message, Model, ModelInfo, ModelOptions, Part, Prompt, Result, RngKey,
+    Role, SamplerOptions, Session, SessionOptions, StopReason, TextDecoder, ThinkEvent, ThinkSplitter, Timings,
+    TokenId, conversation, generate, gguf, peak_memory_bytes,
     quantize::{QuantType, TensorChange},
 };

@@ -33,7 +33,7 @@ pub struct RngKey {
 }
 
 impl RngKey {
-    fn rng(self, sample: usize, position: usize) -> Rng {
+    pub(crate) fn rng(self, sample: usize, position: usize) -> Rng {
         Rng::keyed(&[self.seed, self.step, self.prompt, sample as u64, position as u64])
     }
 }
@@ -166,6 +166,26 @@ enum Filled {
     Computed,
     /// At most copies were made.
     Copied,
+}
+
+/// Why an answer of `n_answer` tokens to a prompt of `n_prompt` ends with `token`, if it does.
+pub(crate) fn stop_reason(
+    session: &Session,
+    token: TokenId,
+    n_prompt: usize,
+    n_answer: usize,
+    max_new_tokens: usize,
+) -> Option<StopReason> {
+    if session.model().is_eog(token) {
+        Some(StopReason::EndOfAnswer)
+    } else if n_answer == max_new_tokens {
+        Some(StopReason::MaxTokens)
+    } else if n_prompt + n_answer > session.options().n_ctx {
+        // There is no place to decode this token in, so none can follow.
+        Some(StopReason::ContextFull)
+    } else {
+        None
+    }
 }
 
 /// Answers under way in one session, which go on a unit at a time and may rest between any two.
@@ -365,16 +385,7 @@ impl Generation {
         lane.tokens.push(token);
         lane.logprobs.push(logprob);
         let n_prompt = self.questions[lane.request].prompt.n_tokens();
-        let stop = if session.model().is_eog(token) {
-            Some(StopReason::EndOfAnswer)
-        } else if lane.tokens.len() == self.max_new_tokens {
-            Some(StopReason::MaxTokens)
-        } else if n_prompt + lane.tokens.len() > session.options().n_ctx {
-            // There is no place to decode this token in, so none can follow.
-            Some(StopReason::ContextFull)
-        } else {
-            None
-        };
+        let stop = stop_reason(session, token, n_prompt, position + 1, self.max_new_tokens);
         let event = TokenEvent { request: lane.request, sample: lane.sample, position, token, logprob, stop };
         match on_token(event) {
             ControlFlow::Continue(()) => stop,

@@ -6,7 +6,8 @@
 //! 3. A [`Session`] holds many sequences: it computes a prompt once, forks it, and decodes all sequences together, with
 //!    any number of LoRA [`Adapter`]s.
 //! 4. [`generate()`] drives a session: groups of sampled answers with the log-probability of every token.
-//! 5. [`gguf`], [`quantize`] and [`ggml`] are what the quantizer and the training engine build on.
+//! 5. A [`conversation`] is questions in turn over a session: what was computed is kept, forked, saved and restored.
+//! 6. [`gguf`], [`quantize`] and [`ggml`] are what the quantizer and the training engine build on.
 //!
 //! ggml ends the process on wrong shapes and NULL is llama.cpp's only other answer, so whatever a file or a caller can
 //! get wrong is checked before they are called, and every failure is a typed [`Error`].
@@ -18,12 +19,14 @@ mod adapter;
 mod atomic;
 mod backend;
 mod cancel;
+pub mod conversation;
 mod error;
 pub mod exponential;
 pub mod generate;
 pub mod ggml;
 pub mod gguf;
 mod image;
+mod image_cache;
 mod lru;
 mod mapped;
 mod model;
@@ -45,13 +48,15 @@ pub use cancel::{CancelToken, Deadline};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{GenerateRequest, Generated, Generation, RngKey, StopReason, TokenEvent, generate};
 pub use image::{BoxMap, Image, ImageBudget, ImageLimits};
+pub use image_cache::{ImageCache, ImageCacheStats};
 pub use lru::Lru;
 pub use mapped::MappedFile;
 pub use model::{Model, ModelInfo, ModelOptions, TokenId};
 pub use prompt::{EncodedPrompt, IMAGE_MARK, ImageEmbedding, Message, Part, Prompt, Role, Segment};
 pub use sampler::{Sampled, Sampler, SamplerOptions};
 pub use session::{
-    FlashAttention, KvType, PromptCache, PromptCacheStats, PromptStore, SequenceState, Session, SessionOptions,
+    AdapterUse, FlashAttention, KvType, PromptCache, PromptCacheStats, PromptStore, SequenceState, Session,
+    SessionOptions,
 };
 pub use template::ChatTemplate;
 pub use text::TextDecoder;

@@ -4,10 +4,13 @@
 //! `softmax(logits / temperature)` over all tokens that are not banned. That is what is returned, whatever else (penalties,
 //! top-k, top-p, min-p) narrowed the choice.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, ErrorKind, Result, model::TokenId, rng::Rng};
 
 /// How tokens are picked. The filters apply in the order of the fields, after the temperature.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SamplerOptions {
     /// Divides the logits; default 1. 0 picks the most probable token (the first of equals), and log-probabilities are
     /// then those of temperature 1.

@@ -157,21 +157,68 @@ fn states_of_something_else_are_refused_and_change_nothing() {
 }
 
 #[test]
-fn what_adapters_computed_is_not_taken_for_the_base() {
+fn what_adapters_computed_goes_on_under_the_same_adapters_only() {
     let (model, _folder) = tiny::load();
-    let [text, _] = prompts(&model);
-    let mut session = f16(&model, 2);
-    let state = state_of(&mut session, 0, &text);
-    let plain = Arc::new(Adapter::from_bytes(&model, &tiny::adapter().bytes()).expect("loads"));
-    session.set_adapters(&[(plain, 1.0)]).expect("sets");
-    assert_eq!(session.restore(0, &state, &text).expect_err("acts on all").kind(), ErrorKind::Unsupported);
-    session.prefill(0, &text).expect("fits");
-    session.fork(0, &[1]).expect("copies");
-    for seq in [0, 1] {
-        assert_eq!(session.save(seq, &text).expect_err("adapted").kind(), ErrorKind::Unsupported);
+    let [text, picture] = prompts(&model);
+    let opening: Vec<u32> = model.generation_prompt().expect("ChatML").iter().map(|&token| token as u32).collect();
+    let adapter = |seed: u64| {
+        let mut draft = tiny::adapter();
+        draft.seed = seed;
+        draft
+    };
+    let open = |bytes: &[u8]| Arc::new(Adapter::from_bytes(&model, bytes).expect("loads"));
+    let (plain, other) = (open(&adapter(1).bytes()), open(&adapter(2).bytes()));
+    let activated = open(&adapter(3).set("adapter.alora.invocation_tokens", opening).bytes());
+    assert_ne!(plain.hash(), other.hash());
+    let sets = [
+        vec![],
+        vec![(plain.clone(), 1.0)],
+        vec![(plain.clone(), 0.5)],
+        vec![(other.clone(), 1.0)],
+        vec![(plain.clone(), 1.0), (other.clone(), 0.5)],
+        vec![(activated.clone(), 1.0)],
+        vec![(plain.clone(), 1.0), (activated.clone(), 1.0)],
+    ];
+    // The text lacks an invocation; the picture's prompt ends with one, so its beginning is as without.
+    let begin = picture.split_at(picture.n_tokens() - 3).0;
+    assert!(begin.activation(activated.invocation().expect("activated")).is_err());
+    for (computed, adapters) in sets.iter().enumerate() {
+        let mut session = f16(&model, 2);
+        session.set_adapters(adapters).expect("sets");
+        session.prefill(0, &picture).expect("fits");
+        let state = session.save(0, &picture).expect("saves");
+        assert_eq!(state.adapters().len(), adapters.len());
+        session.decode(&[(0, 65)]).expect("fits");
+        let expected = session.logits(0).expect("has logits").to_vec();
+        let state = SequenceState::from_bytes(&state.to_bytes()).expect("whole");
+        for (restored, adapters) in sets.iter().enumerate() {
+            let reversed: Vec<_> = adapters.iter().rev().cloned().collect();
+            session.set_adapters(&reversed).expect("sets");
+            match session.restore(1, &state, &picture) {
+                Ok(()) => {
+                    // What the base computed may be followed by activated adapters.
+                    assert!(restored == computed || (computed, restored) == (0, 5) || (computed, restored) == (1, 6));
+                    session.decode(&[(1, 65)]).expect("fits");
+                    let is_same = session.logits(1).expect("has logits") == expected;
+                    assert!(is_same || computed != restored || adapters.len() > 1, "{computed} {restored}");
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Mismatch);
+                    assert!(error.to_string().contains("adapters"), "{error}");
+                    assert_ne!(restored, computed);
+                }
+            }
+        }
     }
+    // A second prompt puts a stretch of the base between two of the adapter.
+    let mut session = f16(&model, 1);
+    session.set_adapters(&[(activated, 1.0)]).expect("sets");
+    session.prefill(0, &picture).expect("fits");
+    session.prefill(0, &picture).expect("fits");
+    let twice = EncodedPrompt { segments: [&picture.segments[..], &picture.segments].concat() };
+    assert_eq!(session.save(0, &twice).expect_err("in parts").kind(), ErrorKind::Unsupported);
     session.set_adapters(&[]).expect("sets");
-    assert_eq!(state_of(&mut session, 0, &text), state);
+    assert!(state_of(&mut session, 0, &text).adapters().is_empty());
 }
 
 #[test]

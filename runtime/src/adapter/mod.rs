@@ -38,6 +38,7 @@ pub struct Adapter {
     info: AdapterInfo,
     invocation: Option<Vec<TokenId>>,
     metadata: Vec<(String, Value)>,
+    hash: String,
 }
 
 // SAFETY: llama.cpp only reads an adapter once it is loaded; loading and freeing, which change the model's list, hold
@@ -111,7 +112,14 @@ impl Adapter {
                 None => loaded?,
             }
         };
-        Ok(Self { raw, model: model.clone(), info, invocation, metadata: file.metadata().to_vec() })
+        Ok(Self {
+            raw,
+            model: model.clone(),
+            info,
+            invocation,
+            metadata: file.metadata().to_vec(),
+            hash: file.identity_hash(),
+        })
     }
 
     /// What it holds.
@@ -128,6 +136,12 @@ impl Adapter {
     /// The metadata of its file.
     pub fn metadata(&self) -> &[(String, Value)] {
         &self.metadata
+    }
+
+    /// SHA-256, in hexadecimal, over its file's metadata and, of every tensor, name, type, shape and the first 4 KiB of data, as
+    /// [`crate::ModelInfo::hash`] tells models apart.
+    pub fn hash(&self) -> &str {
+        &self.hash
     }
 
     /// The model it was opened for.

@@ -1,12 +1,14 @@
 //! How many pixels a picture may keep: Hugging Face's `smart_resize`.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, ErrorKind, Result};
 
 /// Longest side over shortest side that the Qwen processors accept.
 const MAX_ASPECT_RATIO: f64 = 200.0;
 
 /// The pixels that the model may see of one picture. A picture costs `pixels / factor^2` tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageBudget {
     /// Both sides become multiples of this: patch size x merge size, 32 for Qwen3-VL.
     pub factor: u32,

@@ -11,22 +11,43 @@ use crate::{
     vision::MAX_IMAGE_TOKENS,
 };
 
+/// A message as chat templates need it: where texts and pictures are.
+pub(crate) struct Outline<'a> {
+    pub(crate) role: Role,
+    pub(crate) pieces: Vec<Piece<'a>>,
+}
+
+/// A piece of a message.
+#[derive(Clone, Copy)]
+pub(crate) enum Piece<'a> {
+    Text(&'a str),
+    Picture,
+}
+
 /// See [`Model::encode`].
 pub(crate) fn encode(model: &Model, prompt: &Prompt, budget: Option<ImageBudget>) -> Result<EncodedPrompt> {
-    let runs = runs(model, prompt)?;
-    let n_images = runs.len() - 1;
-    // Runs and pictures alternate: a run, then picture and run for each picture.
-    let mut segments = Vec::with_capacity(runs.len() + n_images);
-    let mut images = images(prompt);
+    let runs = prompt_runs(model, prompt)?;
+    let pictures = images(prompt).map(|image| {
+        let resized = match budget {
+            Some(budget) => &resize(image, &budget)?,
+            None => image,
+        };
+        model.encode_image(resized).map(Arc::new)
+    });
+    interleave(runs, pictures)
+}
+
+/// Runs and pictures alternate: a run, then picture and run for each picture.
+pub(crate) fn interleave(
+    runs: Vec<Vec<TokenId>>,
+    mut pictures: impl Iterator<Item = Result<Arc<ImageEmbedding>>>,
+) -> Result<EncodedPrompt> {
+    let mut segments = Vec::with_capacity(2 * runs.len());
     for (index, run) in runs.into_iter().enumerate() {
         if index > 0
-            && let Some(image) = images.next()
+            && let Some(picture) = pictures.next()
         {
-            let resized = match budget {
-                Some(budget) => &resize(image, &budget)?,
-                None => image,
-            };
-            segments.push(Segment::Image(Arc::new(model.encode_image(resized)?)));
+            segments.push(Segment::Image(picture?));
         }
         if !run.is_empty() {
             segments.push(Segment::Tokens(run));
@@ -55,49 +76,45 @@ pub(crate) fn generation_prompt(model: &Model) -> Result<Vec<TokenId>> {
 pub(crate) fn outline(model: &Model, text: &str, image_sizes: &[(u32, u32)]) -> Result<EncodedPrompt> {
     // Where a picture goes does not depend on its size.
     let stubs = image_sizes.iter().map(|_| Image::from_rgb(1, 1, vec![0; 3])).collect::<Result<_>>()?;
-    let runs = runs(model, &Prompt::user(text, stubs)?)?;
+    let runs = prompt_runs(model, &Prompt::user(text, stubs)?)?;
     let place = |&(width, height): &(u32, u32)| {
         let n_tokens = model.image_budget().map_or(Ok(0), |budget| budget.tokens_for(width, height))?;
         let (grid_w, data) = (n_tokens as u32, Vec::new());
         let image = ImageEmbedding { n_tokens, grid_w, grid_h: 1, width_embd: 0, data, encode_ms: 0.0 };
-        Ok(Segment::Image(Arc::new(image)))
+        Ok(Arc::new(image))
     };
-    let places = image_sizes.iter().map(place).collect::<Result<Vec<_>>>()?;
-    let mut segments = Vec::with_capacity(runs.len() + places.len());
-    let mut places = places.into_iter();
-    for run in runs {
-        if !run.is_empty() {
-            segments.push(Segment::Tokens(run));
-        }
-        segments.extend(places.next());
-    }
-    Ok(EncodedPrompt { segments })
+    interleave(runs, image_sizes.iter().map(place))
 }
 
 fn images(prompt: &Prompt) -> impl Iterator<Item = &Image> {
     prompt.messages.iter().flat_map(|message| &message.parts).filter_map(Part::image)
 }
 
-/// The tokens between the pictures of `prompt`: one run more than there are pictures.
-fn runs(model: &Model, prompt: &Prompt) -> Result<Vec<Vec<TokenId>>> {
-    if prompt.messages.is_empty() {
+fn prompt_runs(model: &Model, prompt: &Prompt) -> Result<Vec<Vec<TokenId>>> {
+    let outlines: Vec<_> = prompt.messages.iter().map(super::Message::outline).collect();
+    runs(model, &outlines)
+}
+
+/// The tokens between the pictures of `messages`, followed by what opens an answer: one run more than there are pictures.
+pub(crate) fn runs(model: &Model, messages: &[Outline<'_>]) -> Result<Vec<Vec<TokenId>>> {
+    if messages.is_empty() {
         return Err(Error::new(ErrorKind::InvalidInput, "empty prompt").needed("at least one message"));
     }
-    let parts = || prompt.messages.iter().flat_map(|message| &message.parts);
-    let n_images = images(prompt).count();
+    let pieces = || messages.iter().flat_map(|message| &message.pieces);
+    let n_images = pieces().filter(|piece| matches!(piece, Piece::Picture)).count();
     if n_images > 0 && !model.has_vision() {
         let error = Error::new(ErrorKind::Unsupported, "model sees no pictures").at(model.path().display());
         return Err(error.got(format!("{n_images} pictures")).needed("an image projector (mmproj)"));
     }
-    let guard = Guard::new(model.control_tokens(), parts().filter_map(Part::as_text));
-    let messages: Vec<_> = prompt.messages.iter().map(|message| template_message(message, &guard)).collect();
+    let guard = Guard::new(model.control_tokens(), pieces().filter_map(Piece::as_text));
+    let messages: Vec<_> = messages.iter().map(|message| template_message(message, &guard)).collect();
     let rendered = model.template().render(&messages, true)?;
     let tokens = guard.tokenize(&rendered, |text, special| model.tokenize(text, special))?;
     split_at_images(tokens, model.image_pad(), n_images)
 }
 
 /// The picture at the size of `budget`, which is refused before the work when the encoder would not take it.
-fn resize(image: &Image, budget: &ImageBudget) -> Result<Image> {
+pub(crate) fn resize(image: &Image, budget: &ImageBudget) -> Result<Image> {
     let n_tokens = budget.tokens_for(image.width(), image.height())?;
     if n_tokens > MAX_IMAGE_TOKENS {
         let error = Error::new(ErrorKind::Limit, "picture too large").got(format!("{n_tokens} tokens"));
@@ -107,14 +124,14 @@ fn resize(image: &Image, budget: &ImageBudget) -> Result<Image> {
 }
 
 impl Part {
-    fn as_text(&self) -> Option<&str> {
+    fn piece(&self) -> Piece<'_> {
         match self {
-            Self::Text(text) => Some(text),
-            Self::Image(_) => None,
+            Self::Text(text) => Piece::Text(text),
+            Self::Image(_) => Piece::Picture,
         }
     }
 
-    fn image(&self) -> Option<&Image> {
+    pub(crate) fn image(&self) -> Option<&Image> {
         match self {
             Self::Text(_) => None,
             Self::Image(image) => Some(image),
@@ -122,26 +139,41 @@ impl Part {
     }
 }
 
-fn template_message(message: &super::Message, guard: &Guard) -> TemplateMessage {
+impl super::Message {
+    pub(crate) fn outline(&self) -> Outline<'_> {
+        Outline { role: self.role, pieces: self.parts.iter().map(Part::piece).collect() }
+    }
+}
+
+impl Piece<'_> {
+    fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Picture => None,
+        }
+    }
+}
+
+fn template_message(message: &Outline<'_>, guard: &Guard) -> TemplateMessage {
     let role = message.role.name();
-    let content = if message.parts.iter().all(|part| part.image().is_none()) {
-        let text: String = message.parts.iter().filter_map(Part::as_text).collect();
+    let content = if message.pieces.iter().all(|piece| piece.as_text().is_some()) {
+        let text: String = message.pieces.iter().filter_map(Piece::as_text).collect();
         Content::Text(guard.disarm(&text))
     } else {
-        Content::Parts(template_parts(&message.parts, guard))
+        Content::Parts(template_parts(&message.pieces, guard))
     };
     TemplateMessage { role, content }
 }
 
 /// Texts that follow each other become one before they are disarmed: templates write them without anything between, and
 /// a control token could be spelled across.
-fn template_parts(parts: &[Part], guard: &Guard) -> Vec<ContentPart> {
+fn template_parts(pieces: &[Piece<'_>], guard: &Guard) -> Vec<ContentPart> {
     let mut merged = Vec::new();
-    for run in parts.chunk_by(|a, b| a.image().is_none() && b.image().is_none()) {
-        let text: String = run.iter().filter_map(Part::as_text).collect();
+    for run in pieces.chunk_by(|a, b| a.as_text().is_some() && b.as_text().is_some()) {
+        let text: String = run.iter().filter_map(Piece::as_text).collect();
         merged.push(match run[0] {
-            Part::Text(_) => ContentPart::Text { text: guard.disarm(&text) },
-            Part::Image(_) => ContentPart::Image,
+            Piece::Text(_) => ContentPart::Text { text: guard.disarm(&text) },
+            Piece::Picture => ContentPart::Image,
         });
     }
     merged

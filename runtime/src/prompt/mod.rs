@@ -1,5 +1,6 @@
 //! Prompts: messages of text and pictures, and what becomes of them: tokens and image embeddings with positions.
 
+mod common;
 mod digest;
 mod encode;
 mod guard;
@@ -7,14 +8,17 @@ mod split;
 
 use std::sync::Arc;
 
-pub(crate) use self::encode::{encode, generation_prompt, outline};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::encode::{Outline, Piece, encode, generation_prompt, interleave, outline, resize, runs};
 use crate::{Error, ErrorKind, Result, image::Image, model::TokenId};
 
 /// Where a picture goes in a text, as the data sets of OpenVLThinker spell it.
 pub const IMAGE_MARK: &str = "<image>";
 
 /// Who speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Instructions that hold for the whole conversation.
     System,
@@ -61,17 +65,8 @@ impl Message {
     pub fn text(role: Role, text: impl Into<String>) -> Self {
         Self { role, parts: vec![Part::Text(text.into())] }
     }
-}
 
-/// A conversation that ends where the model shall answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Prompt {
-    /// The messages, oldest first.
-    pub messages: Vec<Message>,
-}
-
-impl Prompt {
-    /// A question with pictures. Every [`IMAGE_MARK`] in `text` is replaced by the next picture; without any mark the
+    /// What a person says with pictures. Every [`IMAGE_MARK`] in `text` is replaced by the next picture; without any mark the
     /// pictures come first.
     ///
     /// # Errors
@@ -99,7 +94,24 @@ impl Prompt {
                 .got(format!("{n_marks} marks"))
                 .needed(format!("{}, one for each picture", images.len())));
         }
-        Ok(Self { messages: vec![Message { role: Role::User, parts }] })
+        Ok(Self { role: Role::User, parts })
+    }
+}
+
+/// A conversation that ends where the model shall answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prompt {
+    /// The messages, oldest first.
+    pub messages: Vec<Message>,
+}
+
+impl Prompt {
+    /// A question with pictures: [`Message::user`] alone.
+    ///
+    /// # Errors
+    /// As [`Message::user`].
+    pub fn user(text: &str, images: Vec<Image>) -> Result<Self> {
+        Ok(Self { messages: vec![Message::user(text, images)?] })
     }
 
     /// The same conversation after the instructions `text`.

@@ -14,11 +14,13 @@ mod state;
 use std::{sync::Arc, time::Instant};
 
 use self::{
+    adapters::Activation,
     batch::Batch,
     context::{Context, DecodeFailure},
     options::MAX_SEQUENCES,
 };
 pub use self::{
+    adapters::AdapterUse,
     options::{FlashAttention, KvType, SessionOptions},
     prompts::{PromptCache, PromptCacheStats, PromptStore},
     state::SequenceState,
@@ -46,8 +48,8 @@ pub struct Session {
     timings: Timings,
     /// Keys and values of what comes before invocations.
     prompts: Option<Arc<PromptCache>>,
-    /// Whether adapters act on what is computed now.
-    is_adapting: bool,
+    /// Whether activated adapters act on what is computed now.
+    is_activated: bool,
     /// How often all sequences were emptied: tells answers under way that they lost theirs.
     n_clears: u64,
 }
@@ -60,8 +62,8 @@ struct Sequence {
     next_position: i32,
     /// Entry of the last batch that holds this sequence's logits.
     logits_at: Option<usize>,
-    /// Whether adapters acted on any of it.
-    is_adapted: bool,
+    /// Where activated adapters acted on it; plain ones acted on all of it.
+    activation: Activation,
     /// Whether a fork from or to it waits for the next decode call, which copies the data.
     is_unsettled: bool,
 }
@@ -82,7 +84,7 @@ impl Session {
             batch: Batch::new(wants_all_logits(model)),
             timings: Timings::default(),
             prompts: None,
-            is_adapting: false,
+            is_activated: false,
             n_clears: 0,
         })
     }
@@ -238,16 +240,23 @@ impl Session {
 
     /// Where `seq` stands, for [`Session::rewind`].
     pub(crate) fn mark(&self, seq: usize) -> Mark {
-        let Sequence { n_tokens, next_position, is_adapted, .. } = self.sequences[seq];
-        Mark { n_tokens, next_position, is_adapted }
+        let Sequence { n_tokens, next_position, activation, .. } = self.sequences[seq];
+        Mark { n_tokens, next_position, activation }
     }
 
     /// Cuts `seq` back to `mark`, which it, or the sequence it was forked from, went through.
     pub(crate) fn rewind(&mut self, seq: usize, mark: Mark) {
         self.context.truncate(seq, mark.next_position);
-        let Mark { n_tokens, next_position, is_adapted } = mark;
+        let Mark { n_tokens, next_position, activation } = mark;
         let is_unsettled = self.sequences[seq].is_unsettled;
-        self.sequences[seq] = Sequence { n_tokens, next_position, logits_at: None, is_adapted, is_unsettled };
+        self.sequences[seq] = Sequence { n_tokens, next_position, logits_at: None, activation, is_unsettled };
+    }
+
+    /// Cuts `seq` back to `beginning`, which what it holds begins with.
+    pub(crate) fn cut_back(&mut self, seq: usize, beginning: &EncodedPrompt) {
+        let (n_tokens, next_position) = (beginning.n_tokens(), beginning.next_position());
+        let activation = self.sequences[seq].activation.within(n_tokens);
+        self.rewind(seq, Mark { n_tokens, next_position, activation });
     }
 
     fn sequence(&self, seq: usize) -> Result<&Sequence> {
@@ -393,10 +402,10 @@ impl Session {
 
     fn advance(&mut self, seq: usize, n_tokens: usize, n_positions: i32, logits_at: Option<usize>) {
         let sequence = &mut self.sequences[seq];
+        sequence.activation = sequence.activation.then(self.is_activated, sequence.n_tokens);
         sequence.n_tokens += n_tokens;
         sequence.next_position += n_positions;
         sequence.logits_at = logits_at;
-        sequence.is_adapted |= self.is_adapting;
     }
 
     fn failed(&self, failure: DecodeFailure) -> Error {
@@ -423,7 +432,7 @@ fn wants_all_logits(model: &Model) -> bool {
 pub(crate) struct Mark {
     n_tokens: usize,
     next_position: i32,
-    is_adapted: bool,
+    activation: Activation,
 }
 
 impl std::fmt::Debug for Session {

@@ -1,12 +1,14 @@
 //! How a session is set up.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, ErrorKind, Result, backend, model::Model};
 
 /// Sequences that one llama.cpp context can hold.
 pub(super) const MAX_SEQUENCES: usize = 256;
 
 /// How keys and values are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KvType {
     /// Full precision: logits agree with Hugging Face to 2e-4 (with flash attention off and an F32 model).
     F32,

@@ -6,9 +6,11 @@
 //! the bits that were saved, in the order of the tokens from the first cell on, as a prompt that is computed in an
 //! empty sequence has them: what follows has the same bits too.
 
+mod file;
+
 use std::fmt;
 
-use super::{KvType, Sequence, Session};
+use super::{AdapterUse, KvType, Sequence, Session, adapters::Activation};
 use crate::{Error, ErrorKind, Result, model::Model, prompt::EncodedPrompt};
 
 /// Bytes of llama.cpp's format in front of the cells: a magic number, the number of the sequence, that of the streams.
@@ -16,14 +18,7 @@ const HEADER: usize = 12;
 /// Bytes of the number of cells of a stream; streams without cells have nothing else.
 const COUNT: usize = size_of::<u32>();
 
-/// First bytes of [`SequenceState::to_bytes`].
-const MAGIC: &[u8; 8] = b"OWLETSQ1";
-/// Bytes of [`crate::ModelInfo::hash`].
-const HASH: usize = 64;
-/// Bytes in front of the cells in [`SequenceState::to_bytes`].
-const PREAMBLE: usize = MAGIC.len() + HASH + 1 /* precision */ + 4 /* layers */ + 4 /* tokens */ + 32 /* content */;
-
-/// Keys and values of a sequence as the base model computed them, and what they are of.
+/// Keys and values of a sequence, what they are of, and the adapters that took part in them.
 #[derive(Clone, PartialEq)]
 pub struct SequenceState {
     /// [`crate::ModelInfo::hash`].
@@ -33,6 +28,9 @@ pub struct SequenceState {
     n_tokens: usize,
     /// [`EncodedPrompt::digest`].
     content: [u8; 32],
+    /// Those that acted, the activated ones only from a place on.
+    adapters: Vec<AdapterUse>,
+    activation: Activation,
     /// Positions, keys and values in llama.cpp's format.
     cells: Vec<u8>,
 }
@@ -45,38 +43,13 @@ impl SequenceState {
 
     /// Bytes of memory.
     pub fn n_bytes(&self) -> usize {
-        self.cells.capacity() + self.model.capacity() + size_of::<Self>()
+        let adapters: usize = self.adapters.iter().map(|used| used.hash.capacity() + size_of::<AdapterUse>()).sum();
+        self.cells.capacity() + self.model.capacity() + adapters + size_of::<Self>()
     }
 
-    /// As bytes: `OWLETSQ1`, hash of the model, precision, layers, tokens, digest of the content, cells; little-endian. They
-    /// carry no checksum: whoever stores them adds one.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(PREAMBLE + self.cells.len());
-        bytes.extend(MAGIC);
-        bytes.extend(self.model.as_bytes());
-        bytes.push(self.kv_type.code());
-        bytes.extend((self.n_layer as u32).to_le_bytes());
-        bytes.extend((self.n_tokens as u32).to_le_bytes());
-        bytes.extend(self.content);
-        bytes.extend(&self.cells);
-        bytes
-    }
-
-    /// The state in `bytes`, which [`SequenceState::to_bytes`] made. What it is of is compared when it is restored.
-    ///
-    /// # Errors
-    /// `InvalidFile` for bytes of another form.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let wrong = || Error::new(ErrorKind::InvalidFile, "not the state of a sequence");
-        let (preamble, cells) = bytes.split_at_checked(PREAMBLE).ok_or_else(wrong)?;
-        let (magic, rest) = preamble.split_at(MAGIC.len());
-        let (model, rest) = rest.split_at(HASH);
-        let model = std::str::from_utf8(model).map_err(|_| wrong())?;
-        let kv_type = KvType::from_code(rest[0]).filter(|_| magic == MAGIC).ok_or_else(wrong)?;
-        let number = |at: usize| Some(u32::from_le_bytes(rest.get(at..at + 4)?.try_into().ok()?) as usize);
-        let (Some(n_layer), Some(n_tokens)) = (number(1), number(5)) else { return Err(wrong()) };
-        let content = rest[9..].try_into().map_err(|_| wrong())?;
-        Ok(Self { model: model.to_owned(), kv_type, n_layer, n_tokens, content, cells: cells.to_vec() })
+    /// The adapters that acted on it.
+    pub fn adapters(&self) -> &[AdapterUse] {
+        &self.adapters
     }
 
     /// Whether the cells are those of the tokens of `content`, each at its position and of one sequence. llama.cpp would end
@@ -101,22 +74,24 @@ impl fmt::Debug for SequenceState {
 }
 
 impl Session {
-    /// The keys and values of sequence `seq`, which holds `content` and nothing else, as the base computed it.
+    /// The keys and values of sequence `seq`, which holds `content` and nothing else.
     ///
     /// # Errors
     /// `InvalidInput` for a sequence out of range; `Mismatch` when it holds another number of tokens or positions than
-    /// `content`; `Unsupported` where adapters acted on it, which a state does not tell; `ContextOverflow` for a full
+    /// `content`; `Unsupported` where activated adapters acted on parts of it, which a state does not tell; `ContextOverflow` for a full
     /// sequence that was forked and not decoded since; `Backend`.
     pub fn save(&mut self, seq: usize, content: &EncodedPrompt) -> Result<SequenceState> {
-        let Sequence { n_tokens, next_position, is_adapted, .. } = *self.sequence(seq)?;
+        let Sequence { n_tokens, next_position, activation, .. } = *self.sequence(seq)?;
         if (n_tokens, next_position) != (content.n_tokens(), content.next_position()) {
             let error = Error::new(ErrorKind::Mismatch, "sequence holds something else").at(format!("sequence {seq}"));
             return Err(error.got(format!("{n_tokens} tokens")).needed(format!("{}", content.n_tokens())));
         }
-        if is_adapted {
-            let error = Error::new(ErrorKind::Unsupported, "keys and values of adapters cannot be saved");
-            return Err(error.at(format!("sequence {seq}")).needed("a sequence of the base alone"));
+        if activation == Activation::InParts {
+            let error = Error::new(ErrorKind::Unsupported, "keys and values of several invocations cannot be saved");
+            return Err(error.at(format!("sequence {seq}")).needed("one prompt, or a plain adapter"));
         }
+        let mut adapters = AdapterUse::of(&self.adapters);
+        adapters.retain(|used| !used.is_activated || activation != Activation::Never);
         self.settle(seq)?;
         let mut cells = self.context.state(seq)?;
         let n_behind = COUNT * (self.options.n_seq - 1 - seq);
@@ -130,24 +105,21 @@ impl Session {
         }
         let model = self.model.info().hash.clone();
         let (kv_type, n_layer) = (self.options.kv_type, self.model.info().n_layer);
-        Ok(SequenceState { model, kv_type, n_layer, n_tokens, content: content.digest(), cells })
+        let content = content.digest();
+        Ok(SequenceState { model, kv_type, n_layer, n_tokens, content, adapters, activation, cells })
     }
 
     /// Makes sequence `seq` hold `state`, which is of `content`, in place of what it held; [`Session::prefill`] goes on from
     /// there.
     ///
     /// # Errors
-    /// `InvalidInput` for a sequence out of range; `Mismatch` when `state` is of another model, precision or content, or of
-    /// a session with attention of another kind; `Unsupported` when the session has adapters that act on every token;
-    /// `ContextOverflow` when the session's sequences are too short. The sequence is then as it was, or empty where
+    /// `InvalidInput` for a sequence out of range; `Mismatch` when `state` is of another model, precision or content, of
+    /// other adapters or scales (what the base computed serves activated adapters too), or of a session with attention of
+    /// another kind; `ContextOverflow` when the session's sequences are too short. The sequence is then as it was, or empty where
     /// llama.cpp refused the state or was cancelled.
     pub fn restore(&mut self, seq: usize, state: &SequenceState, content: &EncodedPrompt) -> Result<()> {
         self.sequence(seq)?;
         self.check_state(state, content)?;
-        if self.adapters.iter().any(|(adapter, _)| adapter.invocation().is_none()) {
-            let error = Error::new(ErrorKind::Unsupported, "keys and values of the base do not serve plain adapters");
-            return Err(error.needed("activated adapters, or none"));
-        }
         self.check_room(&Sequence::default(), state.n_tokens)?;
         self.clear(seq)?;
         self.settle(seq)?;
@@ -162,8 +134,9 @@ impl Session {
             let error = Error::new(ErrorKind::Mismatch, "llama.cpp does not take these keys and values");
             return Err(error.needed("those of a session with the same options"));
         }
-        self.sequences[seq] =
-            Sequence { n_tokens: state.n_tokens, next_position: content.next_position(), ..Sequence::default() };
+        let (n_tokens, activation) = (state.n_tokens, state.activation);
+        let next_position = content.next_position();
+        self.sequences[seq] = Sequence { n_tokens, next_position, activation, ..Sequence::default() };
         Ok(())
     }
 
@@ -184,6 +157,11 @@ impl Session {
         }
         if state.kv_type != kv_type {
             return refused("precision", format!("{:?}", state.kv_type), format!("{kv_type:?}"));
+        }
+        let mut acting = AdapterUse::of(&self.adapters);
+        acting.retain(|used| !used.is_activated || state.activation != Activation::Never);
+        if state.adapters != acting {
+            return refused("adapters", AdapterUse::names(&state.adapters), AdapterUse::names(&acting));
         }
         if (state.n_tokens, state.content) != (n_tokens, content.digest()) || n_tokens == 0 {
             return refused("content", format!("{} tokens", state.n_tokens), format!("{n_tokens} certain ones"));
