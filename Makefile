@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-heavy lint check-adapter bench bench-peer bench-decode bench-rollouts bench-cost \
-    bench-all
+    bench-all bench-learning
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,11 @@ bench-cost: setup ## Time training steps over a grid, fit the law of their cost,
 	PATH='$(CARGO_HOME)/bin':"$$PATH" python3 benches/cost.py --threads $(BENCH_THREADS)
 
 bench-all: bench bench-decode bench-rollouts bench-cost ## All benches that need nothing but this repository, about ten minutes
+
+LEARNING_ARGS ?=
+bench-learning: setup ## Train over seeds, by three methods and over a published model; docs/learning.md has the results
+	$(cargo) build --locked
+	PYTHONPATH=benches python3 -m learning $(LEARNING_ARGS)
 
 # Binary wheels for Linux and macOS; not part of `test`, which shall not depend on a package index for Python.
 PEER_ENV := target/peer

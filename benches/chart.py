@@ -53,7 +53,7 @@ def draw(panel: Panel) -> str:
     for tick in x_ticks:
         if x_low <= tick <= x_high:
             parts.append(f'<text x="{x(tick):.1f}" y="{HEIGHT - 23}" text-anchor="middle">{tick:g}</text>')
-    legend = 0
+    legend_x = LEFT
     for series in panel.series:
         places = [(f"{x(at):.1f}", f"{y(value):.1f}") for at, value in series.points]
         if series.is_dots:
@@ -62,8 +62,8 @@ def draw(panel: Panel) -> str:
             parts.append(f'<polyline points="{" ".join(",".join(place) for place in places)}" fill="none" '
                          f'stroke="{series.colour}" stroke-width="1.6" opacity="{series.opacity}"/>')
         if series.name:
-            legend += 1
-            parts.append(f'<text x="{LEFT + 8}" y="{TOP + 14 * legend}" fill="{series.colour}">{escape(series.name)}</text>')
+            parts.append(f'<text x="{legend_x}" y="{HEIGHT - 8}" fill="{series.colour}">{escape(series.name)}</text>')
+            legend_x += 7 * len(series.name) + 12
     return "".join(parts)
 
 
