@@ -70,7 +70,7 @@ use crate::{
 pub struct EngineOptions {
     /// Threads, at least 1. Default: one per core. Results are the same bits for the same number of threads.
     pub n_threads: usize,
-    /// Memory for intermediate results of layers, in bytes. Default 256 MiB. Where it does not hold all layers, it holds the
+    /// Memory for intermediate results of layers, in bytes. Default 352 MiB. Where it does not hold all layers, it holds the
     /// last ones; of the others only the inputs are kept, and the backward pass computes them again: about a third more work.
     pub activation_bytes: usize,
     /// Attention scores of one block, in bytes, on devices other than the CPU, where no scores are stored. Default 64 MiB. Longer
@@ -96,7 +96,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             n_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
-            activation_bytes: 256 << 20,
+            activation_bytes: 352 << 20,
             attention_bytes: 64 << 20,
             logit_bytes: 96 << 20,
             prefix_cache: PrefixCacheOptions::default(),

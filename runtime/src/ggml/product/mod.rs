@@ -13,14 +13,14 @@ use std::ffi::{c_int, c_void};
 
 use llama_cpp_sys_2 as sys;
 
-use self::operand::Operand;
+use self::{operand::Operand, tile::multiply_into};
 pub(super) use self::{
     operand::interleave,
     tile::{COLUMNS, Left, ROWS, Right, Tile, multiply},
 };
 use super::turns::Turns;
 
-/// Steps of the contraction that are taken at a time; whole blocks of every packed type.
+/// Most steps of the contraction that are taken at a time; whole blocks of every packed type.
 const DEPTH: usize = 256;
 
 /// Panels that are unpacked at a time: they make whole blocks of every packed type too. 256 KiB together with [`DEPTH`].
@@ -105,8 +105,9 @@ pub(super) unsafe extern "C" fn multiply_panels(
                 let (a, b) = (pair[0], pair[1]);
                 let [k, _, a2, a3] = a.ne.map(|n| n as usize);
                 let operand = Operand::matrix(a, i2 * a2 / n2, i3 * a3 / n3);
-                for start in (0..k).step_by(DEPTH) {
-                    let depth = DEPTH.min(k - start);
+                let at_once = operand.steps_at_once(k);
+                for start in (0..k).step_by(at_once) {
+                    let depth = at_once.min(k - start);
                     let pieces = &mut pieces[..count * depth];
                     operand.unpack(first * ROWS..((first + count) * ROWS).min(m), start, depth, pieces);
                     for (index, piece) in pieces.chunks_exact(depth).enumerate() {
@@ -116,13 +117,23 @@ pub(super) unsafe extern "C" fn multiply_panels(
                             // SAFETY: packed strips are `k` contiguous steps each, and nobody writes them now.
                             let right =
                                 unsafe { std::slice::from_raw_parts(b.data.cast::<Right>().add(offset), depth) };
-                            let tile = multiply(piece, right);
                             let column = strip * COLUMNS;
                             let corner = row + m * (column + n * matrix);
                             let (height, width) = (ROWS.min(m - row), COLUMNS.min(n - column));
+                            let result = dst.data.cast::<f32>();
                             // SAFETY: the result is contiguous, and so is an addend, of the same shape; the tile is inside,
                             // and no other thread has these panels and strips.
-                            unsafe { put(&tile[..width], height, dst.data.cast(), (corner, m), base) };
+                            unsafe {
+                                if let Base::Other(addend) = base {
+                                    copy(addend, result, (corner, m), (height, width));
+                                }
+                                let adds = !matches!(base, Base::Nothing);
+                                if (height, width) == (ROWS, COLUMNS) {
+                                    multiply_into(piece, right, result.add(corner), m, adds);
+                                } else {
+                                    put(&multiply(piece, right)[..width], height, result.add(corner), m, adds);
+                                }
+                            }
                         }
                     }
                     base = Base::Result;
@@ -142,33 +153,30 @@ enum Base {
     Other(*const f32),
 }
 
-/// Writes `height` rows of the columns `tile` into `result`, the first number at `corner`, columns `stride` apart.
+/// Copies `height` rows of `width` columns, the first at `corner`, `stride` apart.
 ///
 /// # Safety
-/// All those places are inside `result`, and inside what it is added to; nobody else writes or reads the former.
-#[inline(always)]
-unsafe fn put(tile: &[Left], height: usize, result: *mut f32, (corner, stride): (usize, usize), base: Base) {
-    for (index, sums) in tile.iter().enumerate() {
-        let offset = corner + index * stride;
+/// All those places are numbers in `from` and `to`; nobody writes the former, nobody else reads or writes the latter.
+unsafe fn copy(from: *const f32, to: *mut f32, (corner, stride): (usize, usize), (height, width): (usize, usize)) {
+    for column in 0..width {
+        let offset = corner + column * stride;
         // SAFETY: as the caller promises.
-        let result = unsafe { std::slice::from_raw_parts_mut(result.add(offset), height) };
-        if let Base::Other(other) = base {
-            // SAFETY: as the caller promises.
-            result.copy_from_slice(unsafe { std::slice::from_raw_parts(other.add(offset), height) });
-        }
-        // Whole columns are copied as arrays: as slices they would be calls.
-        match (<&mut Left>::try_from(&mut *result), base) {
-            (Ok(result), Base::Nothing) => *result = *sums,
-            (Ok(result), _) => add(result, sums),
-            (Err(_), Base::Nothing) => result.copy_from_slice(&sums[..height]),
-            (Err(_), _) => add(result, sums),
-        }
+        unsafe { to.add(offset).copy_from_nonoverlapping(from.add(offset), height) };
     }
 }
 
-#[inline(always)]
-fn add(result: &mut [f32], sums: &Left) {
-    result.iter_mut().zip(sums).for_each(|(result, sum)| *result += sum);
+/// Writes or adds `height` rows of the columns `tile` to those at `result`, `stride` apart.
+///
+/// # Safety
+/// All those places are numbers that nobody else reads or writes.
+unsafe fn put(tile: &[Left], height: usize, result: *mut f32, stride: usize, adds: bool) {
+    for (column, sums) in tile.iter().enumerate() {
+        // SAFETY: as the caller promises.
+        let result = unsafe { std::slice::from_raw_parts_mut(result.add(column * stride), height) };
+        for (result, sum) in result.iter_mut().zip(sums) {
+            *result = if adds { *result + sum } else { *sum };
+        }
+    }
 }
 
 /// The part of `0..n` that is for `thread` of `n_threads`.

@@ -46,6 +46,12 @@ impl Operand {
         self.is_transposed && self.block > ROWS
     }
 
+    /// Steps of `k` to unpack at a time: equal parts of at most [`DEPTH`], in whole blocks.
+    pub(super) fn steps_at_once(&self, k: usize) -> usize {
+        let unit = if self.is_transposed { 1 } else { self.block };
+        k.div_ceil(k.div_ceil(DEPTH)).next_multiple_of(unit)
+    }
+
     /// Steps `start..start + strip.len()` of the vectors `columns`, at most `N`, step by step; further columns are zero.
     /// F32 only.
     pub(super) fn interleave<const N: usize>(&self, columns: Range<usize>, start: usize, strip: &mut [[f32; N]]) {
@@ -72,9 +78,9 @@ impl Operand {
     }
 
     /// Steps `start..start + depth` of the vectors `rows`: panel by panel of [`ROWS`] vectors, at most [`PANELS`], `depth`
-    /// steps each. Vectors that fill up the last panel are zero. `start` is a multiple of [`DEPTH`].
+    /// steps each. Vectors that fill up the last panel are zero. `start` is a multiple of [`Operand::steps_at_once`].
     pub(super) fn unpack(&self, rows: Range<usize>, start: usize, depth: usize, panels: &mut [[f32; ROWS]]) {
-        debug_assert!(depth <= DEPTH && rows.len() <= PANELS * ROWS && start.is_multiple_of(DEPTH));
+        debug_assert!(depth <= DEPTH && rows.len() <= PANELS * ROWS);
         let firsts = rows.clone().step_by(ROWS);
         let Some(unpack) = self.unpack else {
             for (first, panel) in firsts.zip(panels.chunks_exact_mut(depth)) {
@@ -88,7 +94,7 @@ impl Operand {
                 let count = ROWS.min(rows.end - first);
                 for (row, numbers) in unpacked.iter_mut().take(count).enumerate() {
                     let offset = start / self.block * self.block_bytes + (first + row) * self.strides[1];
-                    // SAFETY: `depth` numbers in whole blocks from step `start` of that vector on: `DEPTH` is whole blocks,
+                    // SAFETY: `depth` numbers in whole blocks from step `start` of that vector on: parts are whole blocks,
                     // and so are all vectors.
                     unsafe { unpack(self.data.add(offset).cast(), numbers.as_mut_ptr(), depth as i64) };
                 }

@@ -21,26 +21,80 @@ pub(in crate::ggml) fn multiply(left: &[Left], right: &[Right]) -> Tile {
     unsafe { multiply_avx512(left, right) }
 }
 
-/// By name: compilers prefer vectors of half the width.
 #[cfg(all(target_arch = "x86_64", target_feature = "avx512f"))]
 #[target_feature(enable = "avx512f")]
 fn multiply_avx512(left: &[Left], right: &[Right]) -> Tile {
-    use std::{
-        arch::x86_64::{__m512, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps},
-        mem::transmute,
-    };
+    // SAFETY: arrays of as many numbers.
+    unsafe { std::mem::transmute(sums_avx512(left, right)) }
+}
+
+/// By name: compilers prefer vectors of half the width.
+#[cfg(all(target_arch = "x86_64", target_feature = "avx512f"))]
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn sums_avx512(left: &[Left], right: &[Right]) -> [[std::arch::x86_64::__m512; 2]; COLUMNS] {
+    use std::arch::x86_64::{__m512, _MM_HINT_T0, _mm_prefetch, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps};
+    /// Steps of the right operand that are fetched ahead, which the processor does not do by itself in time.
+    const AHEAD: usize = 16;
     let mut sums = [[_mm512_setzero_ps(); 2]; COLUMNS];
     for (left, right) in left.iter().zip(right) {
-        // SAFETY: arrays of as many numbers.
-        let [upper, lower] = unsafe { transmute::<Left, [__m512; 2]>(*left) };
+        // SAFETY: arrays of as many numbers; any address may be fetched.
+        let [upper, lower] = unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(right).wrapping_add(AHEAD).cast());
+            std::mem::transmute::<Left, [__m512; 2]>(*left)
+        };
         for (sums, &right) in sums.iter_mut().zip(right) {
             let right = _mm512_set1_ps(right);
             sums[0] = _mm512_fmadd_ps(upper, right, sums[0]);
             sums[1] = _mm512_fmadd_ps(lower, right, sums[1]);
         }
     }
-    // SAFETY: as above.
-    unsafe { transmute(sums) }
+    sums
+}
+
+/// As [`multiply`], with the columns of the tile written to, or added to, those at `result`, which are `stride` numbers apart.
+///
+/// # Safety
+/// All those places are numbers that nobody else reads or writes.
+#[cfg(all(target_arch = "x86_64", target_feature = "avx512f"))]
+pub(super) unsafe fn multiply_into(left: &[Left], right: &[Right], result: *mut f32, stride: usize, adds: bool) {
+    #[target_feature(enable = "avx512f")]
+    unsafe fn run(left: &[Left], right: &[Right], result: *mut f32, stride: usize, adds: bool) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_loadu_ps, _mm512_storeu_ps};
+        let halves =
+            || (0..2 * COLUMNS).map(|index| (index / 2, index % 2, index / 2 * stride + index % 2 * (ROWS / 2)));
+        for (.., offset) in halves() {
+            // SAFETY: as the caller promises.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(result.add(offset).cast()) };
+        }
+        let sums = sums_avx512(left, right);
+        for (column, half, offset) in halves() {
+            // SAFETY: as the caller promises.
+            unsafe {
+                let place = result.add(offset);
+                let sum = sums[column][half];
+                let sum = if adds { _mm512_add_ps(_mm512_loadu_ps(place), sum) } else { sum };
+                _mm512_storeu_ps(place, sum);
+            }
+        }
+    }
+    // SAFETY: compiled only where every processor that may run this has the feature; the rest is the caller's promise.
+    unsafe { run(left, right, result, stride, adds) }
+}
+
+/// As [`multiply`], with the columns of the tile written to, or added to, those at `result`, which are `stride` numbers apart.
+///
+/// # Safety
+/// All those places are numbers that nobody else reads or writes.
+#[cfg(not(all(target_arch = "x86_64", target_feature = "avx512f")))]
+pub(super) unsafe fn multiply_into(left: &[Left], right: &[Right], result: *mut f32, stride: usize, adds: bool) {
+    for (column, sums) in multiply(left, right).iter().enumerate() {
+        // SAFETY: as the caller promises.
+        let result = unsafe { &mut *result.add(column * stride).cast::<Left>() };
+        for (result, sum) in result.iter_mut().zip(sums) {
+            *result = if adds { *result + sum } else { *sum };
+        }
+    }
 }
 
 /// `tile[j][i] = sum over steps of left[step][i] * right[step][j]`.
