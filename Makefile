@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-heavy lint check-adapter bench bench-peer bench-decode bench-rollouts bench-cost \
-    bench-all bench-learning
+    bench-conversation bench-all bench-learning
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,10 +61,13 @@ bench-rollouts: setup $(BENCH_MODELS)/vision.gguf ## Time eight answers about a 
 	$(cargo) bench --profile dev --locked --bench rollouts -- --threads $(BENCH_THREADS) --rounds 3 --tokens 32 \
 	    --model $(CURDIR)/$(BENCH_MODELS)/vision.gguf
 
+bench-conversation: setup ## Time the first token of a second question about a picture
+	$(cargo) bench --profile dev --locked --bench conversation -- --threads $(BENCH_THREADS)
+
 bench-cost: setup ## Time training steps over a grid, fit the law of their cost, draw docs/performance/cost.svg
 	PATH='$(CARGO_HOME)/bin':"$$PATH" python3 benches/cost.py --threads $(BENCH_THREADS)
 
-bench-all: bench bench-decode bench-rollouts bench-cost ## All benches that need nothing but this repository, about ten minutes
+bench-all: bench bench-decode bench-rollouts bench-conversation bench-cost ## All benches that need nothing but this repository, about ten minutes
 
 LEARNING_ARGS ?=
 bench-learning: setup ## Train over seeds, by three methods and over a published model; docs/learning.md has the results

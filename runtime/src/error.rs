@@ -35,6 +35,8 @@ pub enum ErrorKind {
     Busy,
     /// A training whose numbers left their range, again and again.
     Diverged,
+    /// An adapter that changes nothing: it was never trained, or its scale is too small to matter.
+    NoEffect,
     /// llama.cpp or ggml failed for a reason it did not tell.
     Backend,
     /// Owlet broke a rule of its own: please report it.

@@ -128,6 +128,7 @@ mod tests {
             (ErrorKind::Cancelled, 130),
             (ErrorKind::Busy, 1),
             (ErrorKind::Diverged, 1),
+            (ErrorKind::NoEffect, 1),
             (ErrorKind::Backend, 2),
             (ErrorKind::Internal, 2),
         ];

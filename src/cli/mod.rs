@@ -9,6 +9,7 @@ use output::Output;
 
 mod adapt;
 mod adapter;
+mod chat;
 mod demo;
 mod draw;
 mod failure;
@@ -20,6 +21,7 @@ mod plan;
 mod quantize;
 mod recover;
 mod run;
+mod speaker;
 mod synth;
 mod tasks;
 mod training;
@@ -50,6 +52,7 @@ struct GlobalArgs {
 enum Command {
     Quantize(quantize::QuantizeArgs),
     Run(run::RunArgs),
+    Chat(chat::ChatArgs),
     Adapt(Box<adapt::AdaptArgs>),
     Tune(Box<tune::TuneArgs>),
     Recover(Box<recover::RecoverArgs>),
@@ -83,6 +86,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Quantize(args) => quantize::run(&args, output),
         Command::Run(args) => run::run(&args, output),
+        Command::Chat(args) => chat::run(&args, output),
         Command::Adapt(args) => adapt::run(&args, output),
         Command::Tune(args) => tune::run(&args, output),
         Command::Recover(args) => recover::run(&args, output),

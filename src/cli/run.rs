@@ -5,7 +5,7 @@ use std::{fmt, ops::ControlFlow, path::PathBuf};
 use clap::Args;
 use owlet::{
     BoxMap, EncodedPrompt, ErrorKind, GenerateRequest, Image, Model, Prompt, RngKey, Session, SessionOptions,
-    StopReason, TextDecoder, ThinkEvent, ThinkSplitter, Timings, generate, peak_memory_bytes, reward::parse_box,
+    StopReason, Timings, generate, peak_memory_bytes, reward::parse_box,
 };
 use serde::Serialize;
 
@@ -15,6 +15,7 @@ use super::{
     interrupt,
     model::{AdapterArg, ModelArgs, SamplingArgs},
     output::{self, Output},
+    speaker::Speaker,
 };
 
 /// Ask a model about pictures or text; the answer goes to stdout, the thinking to stderr
@@ -183,59 +184,4 @@ fn open_session(model: &Model, prompt: &EncodedPrompt, args: &RunArgs) -> Result
     let n_ctx = prompt.n_tokens().saturating_add(args.max_tokens).min(most);
     let options = SessionOptions { n_ctx, n_threads: args.model.threads, ..SessionOptions::default() };
     Ok(Session::new(model, &options)?)
-}
-
-/// Turns tokens into what is said, and keeps it.
-struct Speaker {
-    output: Output,
-    is_silent: bool,
-    decoder: TextDecoder,
-    splitter: ThinkSplitter,
-    thinking: String,
-    answer: String,
-}
-
-impl Speaker {
-    fn new(output: Output, is_silent: bool) -> Self {
-        let (decoder, splitter) = (TextDecoder::default(), ThinkSplitter::new());
-        Self { output, is_silent, decoder, splitter, thinking: String::new(), answer: String::new() }
-    }
-
-    fn push(&mut self, bytes: &[u8]) -> Result<()> {
-        let text = self.decoder.push(bytes);
-        let events = self.splitter.push(&text);
-        self.say(events)
-    }
-
-    fn finish(&mut self) -> Result<()> {
-        let text = self.decoder.finish();
-        let mut events = self.splitter.push(&text);
-        events.extend(self.splitter.finish());
-        self.say(events)?;
-        if self.is_silent || self.answer.is_empty() { Ok(()) } else { self.output.data("\n") }
-    }
-
-    fn say(&mut self, events: Vec<ThinkEvent>) -> Result<()> {
-        for event in events {
-            match event {
-                ThinkEvent::Thinking(text) => {
-                    self.thinking.push_str(&text);
-                    if !self.is_silent {
-                        self.output.aside(&text);
-                    }
-                }
-                ThinkEvent::Answer(text) => {
-                    let is_first = self.answer.is_empty() && !self.thinking.is_empty();
-                    self.answer.push_str(&text);
-                    if !self.is_silent {
-                        if is_first {
-                            self.output.say("");
-                        }
-                        self.output.data(text)?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
 }

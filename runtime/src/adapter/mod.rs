@@ -3,6 +3,7 @@
 //! Updates are `W x + scale * (alpha / rank) * B (A x)`; a session adds up those of all adapters it is given.
 
 mod check;
+mod effect;
 mod invocation;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod memory_file;

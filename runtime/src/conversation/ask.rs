@@ -24,7 +24,7 @@ pub struct Turn {
     pub answer: String,
     /// Its tokens; the last one is the end token when `stop` says so.
     pub tokens: Vec<TokenId>,
-    /// Natural log-probability of each token under `softmax(logits / temperature)`.
+    /// Natural log-probability of each token, as in [`crate::Sampled`].
     pub logprobs: Vec<f32>,
     /// Why it ended.
     pub stop: StopReason,
@@ -59,7 +59,8 @@ struct Plan {
 
 impl Conversation {
     /// Asks `question` ([`Message::user`], or what a tool found) and streams thinking and answer to `on_event`;
-    /// `ControlFlow::Break` ends the answer there. Both then belong to the history.
+    /// `ControlFlow::Break` ends the answer there. Both then belong to the history. The session works for this conversation
+    /// until the call returns: `on_event` cannot use, fork or drop others that share it.
     ///
     /// # Errors
     /// `ContextOverflow` by [`super::ConversationOptions::overflow`]; `InvalidInput` for a question of another role, options

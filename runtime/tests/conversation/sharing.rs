@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use owlet_runtime::{Adapter, ErrorKind, Model};
+use owlet_runtime::{Adapter, ErrorKind, Model, gguf::GgmlType};
 
 use super::{answered, ask, assert_same_answer, common::tiny, conversation, from_scratch, said, user};
 
@@ -77,4 +77,26 @@ fn adapters_may_be_swapped_between_turns_and_differ_between_forks() {
         n_prompt = turn.report.n_prompt_tokens;
         history.push(answered(&turn));
     }
+}
+
+#[test]
+fn adapters_that_do_nothing_are_told_from_those_that_do() {
+    let (model, _folder) = tiny::load();
+    let opening: Vec<u32> = model.generation_prompt().expect("ChatML").iter().map(|&token| token as u32).collect();
+    let kinds = [None, Some(opening), Some(vec![65, 66, 67])].map(|invocation| adapter(&model, 1, invocation));
+    for adapter in &kinds {
+        let [half, whole] = [0.5, 1.0].map(|scale| adapter.check_effect(scale, 1).expect("has an effect"));
+        assert!(half > 0.01 && whole > half, "{half} {whole}");
+        let error = adapter.check_effect(0.0, 1).expect_err("no effect");
+        assert_eq!(error.kind(), ErrorKind::NoEffect);
+        assert_eq!(adapter.check_effect(f32::NAN, 1).expect_err("no number").kind(), ErrorKind::InvalidInput);
+        assert_eq!(adapter.check_effect(1e38, 1).expect_err("no probabilities").kind(), ErrorKind::InvalidFile);
+    }
+    // As training starts: B is zero.
+    let mut untrained = tiny::adapter();
+    untrained.tensors.iter_mut().filter(|(name, ..)| name.ends_with(".lora_b")).for_each(|(.., dtype)| {
+        *dtype = GgmlType::F16;
+    });
+    let untrained = Arc::new(Adapter::from_bytes(&model, &untrained.bytes()).expect("loads"));
+    assert_eq!(untrained.check_effect(1.0, 1).expect_err("no effect").kind(), ErrorKind::NoEffect);
 }
