@@ -1,10 +1,11 @@
 //! A second question about the same picture: time to its first token, beside that of the first question.
 //!
-//! `cargo bench --profile dev --bench conversation -- [--side 512] [--threads 1] [--rounds 5]` prints one line of JSON, over the
+//! `cargo bench --profile dev --bench conversation -- [--side 1024] [--threads 1] [--rounds 5]` prints one line of JSON, over the
 //! embedded model with a random picture of `side` x `side` pixels. Each round is a new conversation without a cache of pictures
 //! from before; medians are told.
 //!
-//! - `first_ms`: encode the picture, compute picture and question, pick a token; `second_ms`: compute the second question;
+//! - `first_ms`: encode the picture, compute picture and question, pick a token; `second_ms`: compute the second question,
+//!   `second_prefill_ms` of which in llama.cpp (last round);
 //! - `same_picture_ms`: the picture is shown again in a new conversation that shares the cache of pictures, so it is computed
 //!   and not encoded.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program that prints and may stop")]
@@ -24,7 +25,7 @@ fn main() {
         let at = arguments.iter().position(|argument| argument == name);
         at.map_or(default, |at| arguments[at + 1].parse().unwrap())
     };
-    let (side, n_threads, n_rounds) = (number("--side", 512), number("--threads", 1), number("--rounds", 5));
+    let (side, n_threads, n_rounds) = (number("--side", 1024), number("--threads", 1), number("--rounds", 5));
     let folder = tempfile::tempdir().unwrap();
     let [path, mmproj] = ["model.gguf", "mmproj.gguf"].map(|name| folder.path().join(name));
     fs::write(&path, MODEL_GGUF).unwrap();
@@ -62,7 +63,7 @@ fn main() {
     let line = serde_json::json!({
         "model": model.info().name, "side": side, "threads": n_threads, "rounds": n_rounds,
         "first_tokens": reports[0].n_computed_tokens, "second_tokens": reports[1].n_computed_tokens,
-        "first_ms": first, "second_ms": second, "ratio": first / second, "same_picture_ms": same,
+        "first_ms": first, "second_ms": second, "second_prefill_ms": reports[1].prefill_ms, "ratio": first / second, "same_picture_ms": same,
     });
     println!("{line}");
 }
