@@ -36,9 +36,10 @@ lint: setup ## Check formatting, clippy, the documentation and the shell scripts
 	shellcheck scripts/*.sh benches/peer/run.sh .ci/run
 
 BENCH_ARGS ?=
-bench: setup ## Time a training step, the gradient through packed weights, and kept prompts (docs/performance.md)
+bench: setup ## Time a training step, the gradient through packed weights, the resize of a photo, and kept prompts (docs/performance.md)
 	$(cargo) bench --profile dev --bench training -- $(BENCH_ARGS)
 	$(cargo) bench --profile dev -p owlet-runtime --bench out_prod
+	$(cargo) bench --profile dev -p owlet-runtime --bench resize
 	$(cargo) bench --profile dev --bench prompts
 
 bench-peer: setup ## Time the same training step in transformers + peft, and then ours

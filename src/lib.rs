@@ -57,9 +57,10 @@ pub use owlet_adapters::{
 };
 pub use owlet_quant as quant;
 pub use owlet_runtime::{
-    Adapter, AtomicFile, BoxMap, CancelToken, Deadline, EncodedPrompt, Error, ErrorKind, GenerateRequest, Generated,
-    IMAGE_MARK, Image, ImageBudget, ImageCache, Message, Model, ModelInfo, ModelOptions, Part, Prompt, Result, RngKey,
-    Role, SamplerOptions, Session, SessionOptions, StopReason, TextDecoder, ThinkEvent, ThinkSplitter, Timings,
-    TokenId, conversation, generate, gguf, peak_memory_bytes,
+    Adapter, Alpha, AtomicFile, BoxCoordinates, BoxMap, CancelToken, Deadline, DecodeOptions, EncodedPrompt, Error,
+    ErrorKind, GenerateRequest, Generated, IMAGE_MARK, Image, ImageBudget, ImageCache, ImageLimits, ImageOptions,
+    ImagePlan, ImageWarning, Message, Model, ModelInfo, ModelOptions, Orientation, Part, PixelFormat, Prompt, RawImage,
+    Result, RngKey, Role, SamplerOptions, Session, SessionOptions, StopReason, TextDecoder, ThinkEvent, ThinkSplitter,
+    Timings, TokenId, conversation, generate, gguf, peak_memory_bytes,
     quantize::{QuantType, TensorChange},
 };

@@ -190,6 +190,19 @@ fn run_streams_the_answer_and_json_has_the_timings() {
         assert!(report["timings"][timing].as_f64().is_some_and(|value| value > 0.0), "{timing}: {report}");
     }
     assert!(report["answer"].is_string() && report["stop"].is_string(), "{report}");
+    assert!(report["warnings"].is_null(), "{report}");
+}
+
+#[test]
+fn boxes_on_a_picture_of_few_tokens_are_warned_of() {
+    let folder = workshop();
+    let arguments = ["run", "-m", "model.gguf", "--image", "picture.png", "--max-tokens", "2", "--draw", "drawn.png"];
+    let output = owlet(folder.path(), &[&arguments[..], &["--json", "Where is it?"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    let warning = "boxes may be off: the model sees picture 1 as 4 tokens, 1024 (at least 1048576 pixels) are advised";
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&format!("warning: {warning}")), "{}", told(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("stdout is JSON");
+    assert_eq!(report["warnings"], serde_json::json!([warning]));
 }
 
 #[test]

@@ -47,7 +47,10 @@ pub use backend::{Device, DeviceKind, devices};
 pub use cancel::{CancelToken, Deadline};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{GenerateRequest, Generated, Generation, RngKey, StopReason, TokenEvent, generate};
-pub use image::{BoxMap, Image, ImageBudget, ImageLimits};
+pub use image::{
+    Alpha, BoxCoordinates, BoxMap, DecodeOptions, GROUNDING_TOKENS, Image, ImageBudget, ImageLimits, ImageOptions,
+    ImagePlan, ImageWarning, Orientation, PixelFormat, RawImage,
+};
 pub use image_cache::{ImageCache, ImageCacheStats};
 pub use lru::Lru;
 pub use mapped::MappedFile;

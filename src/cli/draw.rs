@@ -3,17 +3,17 @@
 use std::{io::Write as _, path::Path};
 
 use image::{ImageEncoder, codecs::png::PngEncoder};
-use owlet::{AtomicFile, BoxMap, Error, ErrorKind, Image};
+use owlet::{AtomicFile, Error, ErrorKind, Image};
 
 use super::failure::Result;
 
 const COLOUR: [u8; 3] = [230, 30, 60];
 
-/// Writes `picture` with the outline of `corners` (`[x1, y1, x2, y2]` on the model's grid) as a PNG file.
+/// Writes `picture` with the outline of `corners` (`[x1, y1, x2, y2]` in its pixels) as a PNG file.
 pub(crate) fn draw_box(picture: &Image, corners: [f64; 4], path: &Path) -> Result<()> {
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let mut rgb = picture.rgb().to_vec();
-    let [x1, y1, x2, y2] = BoxMap::new(picture.width(), picture.height()).to_pixels(corners);
+    let [x1, y1, x2, y2] = corners;
     let edge = |value: f64, size: usize| (value.round() as usize).min(size - 1);
     let (left, right) = (edge(x1.min(x2), width), edge(x1.max(x2), width));
     let (top, bottom) = (edge(y1.min(y2), height), edge(y1.max(y2), height));
@@ -46,7 +46,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("drawn.png");
         let picture = Image::from_rgb(20, 10, vec![0; 600]).expect("600 bytes are 20 x 10 pixels");
-        for (corners, name) in [([0.0, 0.0, 1000.0, 1000.0], "in order"), ([1000.0, 1000.0, 0.0, 0.0], "swapped")] {
+        for (corners, name) in [([0.0, 0.0, 20.0, 10.0], "in order"), ([20.0, 10.0, 0.0, 0.0], "swapped")] {
             draw_box(&picture, corners, &path).expect("the folder is writable");
             let drawn = Image::open(&path).expect("a PNG file");
             let pixel = |x: usize, y: usize| &drawn.rgb()[3 * (y * 20 + x)..][..3];

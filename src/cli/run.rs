@@ -4,7 +4,7 @@ use std::{fmt, ops::ControlFlow, path::PathBuf};
 
 use clap::Args;
 use owlet::{
-    BoxMap, EncodedPrompt, ErrorKind, GenerateRequest, Image, Model, Prompt, RngKey, Session, SessionOptions,
+    EncodedPrompt, ErrorKind, GenerateRequest, Image, ImageOptions, Model, Prompt, RngKey, Session, SessionOptions,
     StopReason, Timings, generate, peak_memory_bytes, reward::parse_box,
 };
 use serde::Serialize;
@@ -58,6 +58,9 @@ struct Report {
     /// The answer's box, `[x1, y1, x2, y2]` in pixels of the first picture.
     #[serde(skip_serializing_if = "Option::is_none")]
     box_pixels: Option<[f64; 4]>,
+    /// What stderr was told, such as pictures too small for boxes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     stop: &'static str,
     timings: TimingsReport,
 }
@@ -86,6 +89,7 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
         .collect::<owlet::Result<Vec<_>>>()
         .hint(ErrorKind::Limit, "reduce the picture first: the model sees far fewer pixels than this limit")?;
     let first_picture = images.first().cloned();
+    let sizes: Vec<_> = images.iter().map(|image| (image.width(), image.height())).collect();
     if let Some(path) = &args.draw {
         if first_picture.is_none() {
             return Err(Failure::argument("nothing to draw on", "`--draw` without `--image`", "a picture"));
@@ -102,9 +106,16 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     if let Some(system) = &args.system {
         question = question.with_system(system);
     }
-    let prompt = model
-        .encode(&question)
-        .hint(ErrorKind::Unsupported, "pictures need the model's image projector: name it by `--mmproj`")?;
+    const NO_PROJECTOR: &str = "pictures need the model's image projector: name it by `--mmproj`";
+    // Whoever wants a box drawn asks for places; words of the question are not searched for it.
+    let wanted = ImageOptions { grounding: args.draw.is_some(), ..ImageOptions::default() };
+    let plan = match sizes.is_empty() {
+        true => None,
+        false => Some(model.plan_images(&sizes, &wanted).hint(ErrorKind::Unsupported, NO_PROJECTOR)?),
+    };
+    let warnings: Vec<_> = plan.iter().flat_map(|plan| &plan.warnings).map(ToString::to_string).collect();
+    warnings.iter().for_each(|warning| output.say(format_args!("warning: {warning}")));
+    let prompt = model.encode(&question).hint(ErrorKind::Unsupported, NO_PROJECTOR)?;
     let mut session = open_session(&model, &prompt, args)?;
     session.set_adapters(&args.adapters.iter().map(|adapter| adapter.load(&model)).collect::<Result<Vec<_>>>()?)?;
 
@@ -121,7 +132,10 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     let answers = answers?;
     heard.and(finished)?;
 
-    let found = parse_box(&speaker.answer);
+    let found = match (parse_box(&speaker.answer), &first_picture, &plan) {
+        (Some(corners), Some(picture), Some(plan)) => Some(model.box_map(picture, plan.budget)?.to_pixels(corners)),
+        _ => None,
+    };
     if let (Some(path), Some(picture)) = (&args.draw, &first_picture) {
         match found {
             Some(corners) => draw_box(picture, corners, path)?,
@@ -131,11 +145,14 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     let timings = TimingsReport::new(&model, &prompt, session.timings());
     if args.json {
         let stop = answers.first().and_then(|answers| answers.first()).map_or("none", |answer| stop_name(answer.stop));
-        let to_pixels = |corners| {
-            Some(BoxMap::new(first_picture.as_ref()?.width(), first_picture.as_ref()?.height()).to_pixels(corners))
-        };
-        let box_pixels = found.and_then(to_pixels);
-        return output.json(&Report { answer: speaker.answer, thinking: speaker.thinking, box_pixels, stop, timings });
+        return output.json(&Report {
+            answer: speaker.answer,
+            thinking: speaker.thinking,
+            box_pixels: found,
+            warnings,
+            stop,
+            timings,
+        });
     }
     output.say(timings);
     Ok(())

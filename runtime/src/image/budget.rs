@@ -25,7 +25,8 @@ impl ImageBudget {
     /// `min_pixels..=max_pixels`, both sides are scaled alike and rounded inwards.
     ///
     /// # Errors
-    /// `InvalidInput` for a side of 0, an aspect ratio above 200 or a budget that contradicts itself.
+    /// `InvalidInput` for a side of 0, an aspect ratio above 200 or a budget that contradicts itself; `Limit` where a side
+    /// passes 2^32 pixels.
     pub fn size_for(&self, width: u32, height: u32) -> Result<(u32, u32)> {
         self.check()?;
         let (w, h) = (f64::from(width), f64::from(height));
@@ -46,6 +47,10 @@ impl ImageBudget {
             let fill = |side: f64| (side * grow / factor).ceil() * factor;
             (new_w, new_h) = (fill(w), fill(h));
         }
+        if new_w.max(new_h) > f64::from(u32::MAX) {
+            let error = Error::new(ErrorKind::Limit, "picture too large").got(format!("{new_w}x{new_h} pixels"));
+            return Err(error.needed(format!("sides of at most {}", u32::MAX)));
+        }
         Ok((new_w as u32, new_h as u32))
     }
 
@@ -58,8 +63,40 @@ impl ImageBudget {
         Ok((w / self.factor) as usize * (h / self.factor) as usize)
     }
 
+    /// Pixels behind one token.
+    pub fn token_pixels(&self) -> u64 {
+        u64::from(self.factor).pow(2)
+    }
+
+    /// The largest budget, at most this one, that keeps the pictures of `sizes` (width, height) within `max_tokens`
+    /// together. Small pictures stay as they are; the largest ones are reduced to about the same number of pixels, so none
+    /// is starved for another.
+    ///
+    /// # Errors
+    /// `Limit` when the pictures take more even at `min_pixels` each; those of [`ImageBudget::size_for`].
+    pub fn shared(&self, sizes: &[(u32, u32)], max_tokens: usize) -> Result<Self> {
+        let with_max = |max_pixels| Self { max_pixels, ..*self };
+        let total = |budget: Self| sizes.iter().map(|&(w, h)| budget.tokens_for(w, h)).sum::<Result<usize>>();
+        if total(*self)? <= max_tokens {
+            return Ok(*self);
+        }
+        // More pixels for each never take fewer tokens: the border is found by halving.
+        let mut fits = self.min_pixels.max(self.token_pixels());
+        let least = total(with_max(fits))?;
+        if least > max_tokens {
+            let error = Error::new(ErrorKind::Limit, format!("{} pictures take too many tokens", sizes.len()));
+            return Err(error.got(format!("{least} at {fits} pixels each")).needed(format!("at most {max_tokens}")));
+        }
+        let mut exceeds = self.max_pixels;
+        while exceeds - fits > 1 {
+            let middle = fits + (exceeds - fits) / 2;
+            if total(with_max(middle))? <= max_tokens { fits = middle } else { exceeds = middle }
+        }
+        Ok(with_max(fits))
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
-        let area = u64::from(self.factor).pow(2);
+        let area = self.token_pixels();
         if self.factor == 0 || self.min_pixels == 0 || self.max_pixels < area || self.min_pixels > self.max_pixels {
             let error = Error::new(ErrorKind::InvalidInput, "bad image budget").got(format!("{self:?}"));
             return Err(error.needed(format!("0 < min_pixels <= max_pixels, max_pixels >= {area}")));

@@ -6,32 +6,44 @@ use std::{
     path::Path,
 };
 
-use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, metadata::Orientation};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, metadata};
 
-use super::Image;
+use super::{Alpha, Image, Orientation, PixelFormat, jpeg};
 use crate::{Error, ErrorKind, Result};
 
 /// What a picture file may cost: a few kilobytes can claim to unpack to many gigabytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageLimits {
-    /// Most pixels; default 64 * 2^20 (a 12-megapixel photo passes five times). Decoding takes 3 to 8 bytes for each.
+    /// Most pixels; default 64 * 2^20 (a 12-megapixel photo passes five times).
     pub max_pixels: u64,
     /// Longest file read; default 256 MiB.
     pub max_file_bytes: u64,
+    /// Most bytes of the decoded pixels, of 1 to 8 bytes each; default 256 MiB (64 * 2^20 opaque pixels, half as many with
+    /// alpha in 16 bits). Decoding takes up to twice as many and 64 MiB.
+    pub max_decoded_bytes: u64,
 }
 
 impl Default for ImageLimits {
     fn default() -> Self {
-        Self { max_pixels: 64 << 20, max_file_bytes: 256 << 20 }
+        Self { max_pixels: 64 << 20, max_file_bytes: 256 << 20, max_decoded_bytes: 256 << 20 }
     }
+}
+
+/// How a picture file is decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DecodeOptions {
+    /// What the file may cost.
+    pub limits: ImageLimits,
+    /// What becomes of transparent pixels; default [`Alpha::Drop`].
+    pub alpha: Alpha,
 }
 
 /// What errors about files begin with.
 const WHAT: &str = "cannot read picture";
 /// Scratch that a decoder may take beyond its output.
 const DECODER_SCRATCH_BYTES: u64 = 64 << 20;
-/// Bytes of the widest pixel that decoders put out: four channels of 16 bits.
-const WIDEST_PIXEL_BYTES: u64 = 8;
+/// What JPEG puts before an EXIF block, and some writers of the other formats too.
+const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 
 impl Image {
     /// Reads a PNG, JPEG, WebP, GIF (first frame) or BMP file; see [`Image::from_encoded`].
@@ -40,21 +52,21 @@ impl Image {
     /// `NotFound`, `Io`, `InvalidInput` for what is not a regular file, and those of [`Image::from_encoded`] with the
     /// path.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::open_with(path, &ImageLimits::default())
+        Self::open_with(path, &DecodeOptions::default())
     }
 
-    /// As [`Image::open`] with limits of the caller's choice.
+    /// As [`Image::open`] with options of the caller's choice.
     ///
     /// # Errors
     /// As [`Image::open`].
-    pub fn open_with(path: impl AsRef<Path>, limits: &ImageLimits) -> Result<Self> {
+    pub fn open_with(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Self> {
         let path = path.as_ref();
-        check_length(path, limits)?;
+        check_length(path, &options.limits)?;
         let mut bytes = Vec::new();
         // The file may have grown since.
-        let file = File::open(path).and_then(|file| file.take(limits.max_file_bytes).read_to_end(&mut bytes));
+        let file = File::open(path).and_then(|file| file.take(options.limits.max_file_bytes).read_to_end(&mut bytes));
         file.map_err(|source| Error::io(WHAT, path, source))?;
-        Self::from_encoded_with(&bytes, limits).map_err(|error| error.at(path.display()))
+        Self::from_encoded_with(&bytes, options).map_err(|error| error.at(path.display()))
     }
 
     /// Width and height that [`Image::open`] would give, from the header alone: no pixel is decoded. A file that passes
@@ -67,43 +79,71 @@ impl Image {
         let limits = ImageLimits::default();
         check_length(path, &limits)?;
         let file = File::open(path).map_err(|source| Error::io(WHAT, path, source))?;
-        let probed = header(BufReader::new(file), &limits).and_then(|mut decoder| {
+        let probed = header(BufReader::new(file), &limits).and_then(|(mut decoder, _)| {
             let (width, height) = decoder.dimensions();
-            Ok(match decoder.orientation().map_err(refused)? {
-                Orientation::Rotate90
-                | Orientation::Rotate270
-                | Orientation::Rotate90FlipH
-                | Orientation::Rotate270FlipH => (height, width),
-                _ => (width, height),
-            })
+            Ok(orientation(&mut decoder)?.size(width, height))
         });
         probed.map_err(|error| error.at(path.display()))
     }
 
     /// Decodes the bytes of a picture file. The format is told from the content.
     ///
-    /// The EXIF orientation is applied. As in Hugging Face's processors (`PIL.Image.convert("RGB")`) alpha is dropped,
-    /// not blended; grey and palette pictures become RGB.
+    /// The EXIF orientation is applied (in PNG, when its block comes before the pixels). Grey, palette and CMYK pictures
+    /// become RGB; of 16 bits the upper 8 count, as in Pillow's RGB. Alpha is dropped, see [`Alpha`]. Of animations the
+    /// first frame is taken. Colour profiles are not applied, as Hugging Face's processors do not.
     ///
     /// # Errors
-    /// `InvalidFile` for what is not a picture or is damaged, `Unsupported` for a variant that is not decoded, `Limit`
-    /// for more pixels than [`ImageLimits`] allow.
+    /// `InvalidFile` for what is not a picture, is damaged or cut short, `Unsupported` for a variant that is not decoded,
+    /// `Limit` for more than [`ImageLimits`] allow.
     pub fn from_encoded(bytes: &[u8]) -> Result<Self> {
-        Self::from_encoded_with(bytes, &ImageLimits::default())
+        Self::from_encoded_with(bytes, &DecodeOptions::default())
     }
 
-    /// As [`Image::from_encoded`] with limits of the caller's choice.
+    /// As [`Image::from_encoded`] with options of the caller's choice.
     ///
     /// # Errors
     /// As [`Image::from_encoded`].
-    pub fn from_encoded_with(bytes: &[u8], limits: &ImageLimits) -> Result<Self> {
-        let mut decoder = header(Cursor::new(bytes), limits)?;
-        let orientation = decoder.orientation().map_err(refused)?;
-        let mut decoded = DynamicImage::from_decoder(decoder).map_err(refused)?;
-        decoded.apply_orientation(orientation);
-        let upright = decoded.into_rgb8();
-        Self::from_rgb(upright.width(), upright.height(), upright.into_raw())
+    pub fn from_encoded_with(bytes: &[u8], options: &DecodeOptions) -> Result<Self> {
+        let (mut decoder, format) = header(Cursor::new(bytes), &options.limits)?;
+        if format == ImageFormat::Jpeg && !jpeg::is_whole(bytes) {
+            let error =
+                Error::new(ErrorKind::InvalidFile, "cannot decode picture").got("a JPEG file that is cut short");
+            return Err(error.needed("its end marker"));
+        }
+        let orientation = orientation(&mut decoder)?;
+        let decoded = DynamicImage::from_decoder(decoder).map_err(refused)?;
+        let (width, height) = (decoded.width(), decoded.height());
+        let rgb = orientation.turn(rgb(decoded, options.alpha), width, height);
+        let (width, height) = orientation.size(width, height);
+        Ok(Self { orientation, ..Self::from_rgb(width, height, rgb)? })
     }
+}
+
+/// How EXIF says that the picture must be turned; upright where it says nothing or nonsense.
+fn orientation(decoder: &mut impl ImageDecoder) -> Result<Orientation> {
+    let exif = decoder.exif_metadata().map_err(refused)?.unwrap_or_default();
+    let block = exif.strip_prefix(EXIF_PREFIX).unwrap_or(&exif);
+    let found = metadata::Orientation::from_exif_chunk(block).map(metadata::Orientation::to_exif);
+    Ok(found.and_then(Orientation::from_exif).unwrap_or_default())
+}
+
+/// The pixels of `decoded`, 3 bytes each.
+fn rgb(decoded: DynamicImage, alpha: Alpha) -> Vec<u8> {
+    let upper = |samples: Vec<u16>| samples.into_iter().map(|sample| (sample >> 8) as u8).collect();
+    let (samples, format): (Vec<u8>, _) = match decoded {
+        DynamicImage::ImageRgb8(pixels) => return pixels.into_raw(),
+        DynamicImage::ImageLuma8(pixels) => (pixels.into_raw(), PixelFormat::Gray8),
+        DynamicImage::ImageLumaA8(pixels) => (pixels.into_raw(), PixelFormat::GrayAlpha8),
+        DynamicImage::ImageRgba8(pixels) => (pixels.into_raw(), PixelFormat::Rgba8),
+        DynamicImage::ImageLuma16(pixels) => (upper(pixels.into_raw()), PixelFormat::Gray8),
+        DynamicImage::ImageLumaA16(pixels) => (upper(pixels.into_raw()), PixelFormat::GrayAlpha8),
+        DynamicImage::ImageRgb16(pixels) => return upper(pixels.into_raw()),
+        DynamicImage::ImageRgba16(pixels) => (upper(pixels.into_raw()), PixelFormat::Rgba8),
+        other => return other.into_rgb8().into_raw(),
+    };
+    let mut rgb = Vec::with_capacity(samples.len() / format.n_bytes() * 3);
+    format.append_rgb(&samples, alpha, false, &mut rgb);
+    rgb
 }
 
 fn check_length(path: &Path, limits: &ImageLimits) -> Result<()> {
@@ -121,26 +161,32 @@ fn check_length(path: &Path, limits: &ImageLimits) -> Result<()> {
     Err(error.needed(format!("at most {} bytes", limits.max_file_bytes)))
 }
 
-/// A decoder that has read the header and nothing more, of a picture within the limits.
-fn header<'a, R: BufRead + Seek + 'a>(source: R, limits: &ImageLimits) -> Result<impl ImageDecoder + use<'a, R>> {
+/// A decoder that has read the header and nothing more, of a picture within the limits, and the format.
+fn header<'a, R: BufRead + Seek + 'a>(
+    source: R,
+    limits: &ImageLimits,
+) -> Result<(impl ImageDecoder + use<'a, R>, ImageFormat)> {
     let mut reader = ImageReader::new(source);
     let mut allocation = Limits::no_limits();
-    allocation.max_alloc =
-        Some(limits.max_pixels.saturating_mul(WIDEST_PIXEL_BYTES).saturating_add(DECODER_SCRATCH_BYTES));
+    allocation.max_alloc = Some(limits.max_decoded_bytes.saturating_add(DECODER_SCRATCH_BYTES));
     reader.limits(allocation);
     let reader = reader.with_guessed_format().map_err(|error| refused(ImageError::IoError(error)))?;
-    if reader.format().is_none() {
+    let Some(format) = reader.format() else {
         let error = Error::new(ErrorKind::InvalidFile, "not a picture");
         return Err(error.needed("PNG, JPEG, WebP, GIF or BMP"));
-    }
+    };
     let decoder = reader.into_decoder().map_err(refused)?;
     let (width, height) = decoder.dimensions();
-    let n_pixels = u64::from(width) * u64::from(height);
-    if n_pixels > limits.max_pixels {
-        let error = Error::new(ErrorKind::Limit, "picture too large").got(format!("{width}x{height} pixels"));
-        return Err(error.needed(format!("at most {} pixels", limits.max_pixels)));
+    let too_large = |most: String| {
+        Err(Error::new(ErrorKind::Limit, "picture too large").got(format!("{width}x{height} pixels")).needed(most))
+    };
+    if u64::from(width) * u64::from(height) > limits.max_pixels {
+        return too_large(format!("at most {} pixels", limits.max_pixels));
     }
-    Ok(decoder)
+    if decoder.total_bytes() > limits.max_decoded_bytes {
+        return too_large(format!("at most {} bytes", limits.max_decoded_bytes));
+    }
+    Ok((decoder, format))
 }
 
 fn refused(error: ImageError) -> Error {

@@ -1,25 +1,34 @@
 //! Pictures: decoded, turned upright and resized to the very bytes that Hugging Face's Qwen processor feeds its model.
 //!
-//! `file or bytes -> Image (RGB, upright) -> Image of the model's size -> vision.rs`.
+//! `file, bytes or raw pixels -> Image (RGB, upright) -> Image of the model's size (plan.rs, resize.rs) -> vision.rs`.
 //! Pixels are rows of `width` x 3 bytes, RGB, top row first.
 
 mod boxes;
 mod budget;
 mod decode;
+mod jpeg;
+mod orientation;
+mod plan;
+mod raw;
 mod resize;
 
-pub use boxes::BoxMap;
+pub use boxes::{BoxCoordinates, BoxMap};
 pub use budget::ImageBudget;
-pub use decode::ImageLimits;
+pub use decode::{DecodeOptions, ImageLimits};
+pub use orientation::Orientation;
+pub use plan::{GROUNDING_TOKENS, ImageOptions, ImagePlan, ImageWarning};
+pub use raw::{Alpha, PixelFormat, RawImage};
 
 use crate::{Error, ErrorKind, Result};
 
-/// An RGB picture.
+/// An RGB picture, upright.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Image {
     width: u32,
     height: u32,
     rgb: Vec<u8>,
+    /// How it was turned, for [`BoxMap`].
+    orientation: Orientation,
 }
 
 impl Image {
@@ -33,7 +42,7 @@ impl Image {
             let got = format!("{} bytes for {width}x{height}", rgb.len());
             return Err(Error::new(ErrorKind::InvalidInput, "bad picture").got(got).needed(format!("{needed} bytes")));
         }
-        Ok(Self { width, height, rgb })
+        Ok(Self { width, height, rgb, orientation: Orientation::Upright })
     }
 
     /// Pixels per row.
@@ -44,6 +53,11 @@ impl Image {
     /// Number of rows.
     pub fn height(&self) -> u32 {
         self.height
+    }
+
+    /// How the file or buffer that it came from was turned to make it upright.
+    pub fn orientation(&self) -> Orientation {
+        self.orientation
     }
 
     /// The pixels, `height * width * 3` bytes.

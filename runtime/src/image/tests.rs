@@ -1,10 +1,10 @@
-//! Formats, orientation, limits and boxes. The resize is checked against Hugging Face in `tests/pixels.rs`.
+//! Formats, orientation, limits. The resize is checked against Hugging Face in `tests/pixels.rs`.
 
 use std::io::Cursor;
 
 use image::{ImageFormat, RgbImage};
 
-use super::{BoxMap, Image, ImageBudget, ImageLimits};
+use super::{DecodeOptions, Image, ImageBudget, ImageLimits};
 use crate::ErrorKind;
 
 #[test]
@@ -41,14 +41,6 @@ fn every_format_is_decoded() {
             assert_eq!(image.rgb(), source.as_raw().as_slice(), "{format:?}");
         }
     }
-}
-
-#[test]
-fn alpha_is_dropped() {
-    let rgba = image::RgbaImage::from_fn(2, 1, |x, _| image::Rgba([10, 20, 30, if x == 0 { 0 } else { 128 }]));
-    let mut bytes = Cursor::new(Vec::new());
-    rgba.write_to(&mut bytes, ImageFormat::Png).expect("encodes");
-    assert_eq!(Image::from_encoded(&bytes.into_inner()).expect("decodes").rgb(), [10, 20, 30, 10, 20, 30]);
 }
 
 #[test]
@@ -119,17 +111,14 @@ fn bad_files_are_refused_with_a_reason() {
     let missing = Image::open("no/such/picture.png").expect_err("missing");
     assert_eq!(missing.kind(), ErrorKind::NotFound);
     assert!(missing.to_string().contains("no/such/picture.png"), "{missing}");
-    let tight = ImageLimits { max_pixels: 47, ..ImageLimits::default() };
-    assert_eq!(Image::from_encoded_with(&png, &tight).expect_err("48 pixels").kind(), ErrorKind::Limit);
+    for tight in [
+        ImageLimits { max_pixels: 47, ..ImageLimits::default() },
+        ImageLimits { max_decoded_bytes: 3 * 48 - 1, ..ImageLimits::default() },
+    ] {
+        let options = DecodeOptions { limits: tight, ..DecodeOptions::default() };
+        assert_eq!(Image::from_encoded_with(&png, &options).expect_err("48 pixels").kind(), ErrorKind::Limit);
+    }
     assert_eq!(Image::from_rgb(2, 2, vec![0; 11]).expect_err("short").kind(), ErrorKind::InvalidInput);
-}
-
-#[test]
-fn boxes_map_both_ways_and_stay_inside() {
-    let map = BoxMap::new(640, 480);
-    assert_eq!(map.to_pixels([0.0, 250.0, 500.0, 1000.0]), [0.0, 120.0, 320.0, 480.0]);
-    assert_eq!(map.to_model([0.0, 120.0, 320.0, 480.0]), [0.0, 250.0, 500.0, 1000.0]);
-    assert_eq!(map.to_pixels([-5.0, 0.0, 2000.0, 1000.0]), [0.0, 0.0, 640.0, 480.0]);
 }
 
 #[test]
@@ -147,7 +136,8 @@ fn only_regular_files_are_read() {
 
 #[test]
 fn limits_at_the_end_of_their_range_do_not_overflow() {
-    let limits = ImageLimits { max_pixels: u64::MAX, max_file_bytes: u64::MAX };
-    let error = Image::from_encoded_with(b"text", &limits).expect_err("no picture");
+    let limits = ImageLimits { max_pixels: u64::MAX, max_file_bytes: u64::MAX, max_decoded_bytes: u64::MAX };
+    let options = DecodeOptions { limits, ..DecodeOptions::default() };
+    let error = Image::from_encoded_with(b"text", &options).expect_err("no picture");
     assert_eq!(error.kind(), ErrorKind::InvalidFile);
 }

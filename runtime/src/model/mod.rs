@@ -23,7 +23,7 @@ use self::{hyper::Hyperparameters, projector::ProjectorInfo, vocab::Vocabulary};
 use crate::{
     Error, ErrorKind, Result, backend,
     gguf::GgufFile,
-    image::{Image, ImageBudget},
+    image::{BoxCoordinates, BoxMap, Image, ImageBudget, ImageOptions, ImagePlan},
     prompt::{EncodedPrompt, ImageEmbedding, Prompt},
     template::ChatTemplate,
     vision::{MAX_IMAGE_TOKENS, Projector},
@@ -115,6 +115,7 @@ struct Inner {
     file: GgufFile,
     hyper: Hyperparameters,
     budget: Option<ImageBudget>,
+    has_absolute_boxes: bool,
     template: ChatTemplate,
     info: ModelInfo,
     /// Repacked weights, layers on a GPU.
@@ -163,6 +164,7 @@ impl Model {
             .as_ref()
             .map(|(file, info)| image_budget(info, options).map_err(|error| error.at(file.path().display())));
         let budget = budget.transpose()?;
+        let has_absolute_boxes = mmproj.as_ref().is_some_and(|(_, info)| info.has_absolute_boxes);
 
         let weights = Weights::load(path, options)?;
         // SAFETY: the model is alive and owns the vocabulary; both end up in the same `Inner`.
@@ -180,8 +182,20 @@ impl Model {
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         let adapter_list = RwLock::new(());
         let kernels = (options.repack, options.gpu_layers);
-        let inner =
-            Inner { projector, vocab, weights, adapter_list, file, hyper, budget, template, info, kernels, load_ms };
+        let inner = Inner {
+            projector,
+            vocab,
+            weights,
+            adapter_list,
+            file,
+            hyper,
+            budget,
+            has_absolute_boxes,
+            template,
+            info,
+            kernels,
+            load_ms,
+        };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -234,6 +248,30 @@ impl Model {
     /// The pixels that a picture keeps when a prompt does not say otherwise; `None` for a text model.
     pub fn image_budget(&self) -> Option<ImageBudget> {
         self.0.budget
+    }
+
+    /// Plans the pictures of a request, of `sizes` (width, height, upright): what [`Model::encode_with`] shall give them,
+    /// how many tokens they will take, and what the person should be warned of.
+    ///
+    /// # Errors
+    /// `Unsupported` without an image projector; those of [`ImagePlan::new`].
+    pub fn plan_images(&self, sizes: &[(u32, u32)], options: &ImageOptions) -> Result<ImagePlan> {
+        ImagePlan::new(self.0.budget.ok_or_else(no_projector)?, sizes, options)
+    }
+
+    /// The map between the boxes that the model writes and the pixels of `image`, which it sees within `budget`: Qwen2-VL
+    /// and Qwen3-VL write thousandths of the sides, Qwen2.5-VL pixels of the resized picture.
+    ///
+    /// # Errors
+    /// As [`ImageBudget::size_for`].
+    pub fn box_map(&self, image: &Image, budget: ImageBudget) -> Result<BoxMap> {
+        let coordinates = if self.0.has_absolute_boxes {
+            let (width, height) = budget.size_for(image.width(), image.height())?;
+            BoxCoordinates::Resized { width, height }
+        } else {
+            BoxCoordinates::Relative
+        };
+        Ok(BoxMap::of(image, coordinates))
     }
 
     /// The chat template in use.
@@ -332,10 +370,7 @@ impl Model {
 
     /// Encodes a picture that has the size of its budget.
     pub(crate) fn encode_image(&self, image: &Image) -> Result<ImageEmbedding> {
-        let Some(projector) = &self.0.projector else {
-            let error = Error::new(ErrorKind::Unsupported, "model sees no pictures").got("no image projector");
-            return Err(error.needed("an mmproj file beside the model or named"));
-        };
+        let projector = self.0.projector.as_ref().ok_or_else(no_projector)?;
         projector.lock().unwrap_or_else(PoisonError::into_inner).encode(image)
     }
 
@@ -410,6 +445,11 @@ impl Weights {
 pub(crate) fn c_path(path: &Path) -> Result<CString> {
     let error = || Error::new(ErrorKind::InvalidInput, "path cannot be passed to llama.cpp").at(path.display());
     CString::new(path.to_str().ok_or_else(error)?).map_err(|_| error())
+}
+
+fn no_projector() -> Error {
+    let error = Error::new(ErrorKind::Unsupported, "model sees no pictures").got("no image projector");
+    error.needed("an mmproj file beside the model or named")
 }
 
 /// The pixels of a picture by default: what the caller says, else the projector file, else the published models.

@@ -23,6 +23,8 @@ pub(crate) struct ProjectorInfo {
     pub(crate) max_pixels: Option<u64>,
     /// Most tokens of a picture that the family's published processors make, where they count tokens.
     pub(crate) published_tokens: Option<u64>,
+    /// Boxes are in pixels of the resized picture, not in thousandths of its sides.
+    pub(crate) has_absolute_boxes: bool,
 }
 
 /// The projector beside `model`: `mmproj*.gguf` or `*mmproj*.gguf` in the same directory.
@@ -123,6 +125,8 @@ pub(super) fn check(file: &GgufFile, hyper: &Hyperparameters) -> Result<Projecto
         max_pixels: file.opt_u32("clip.vision.image_max_pixels")?.map(u64::from),
         // llama.cpp's limit too; attention without windows takes memory by the square.
         published_tokens: (kind != Kind::Qwen3).then_some(4096),
+        // Qwen2.5-VL (arXiv 2502.13923, section 2.1.2) alone: the families before and after it count relatively.
+        has_absolute_boxes: kind == Kind::Qwen25,
     })
 }
 
