@@ -72,8 +72,7 @@ fn only_the_runtime_depends_on_llama_cpp() {
 fn llama_cpp_is_named_only_in_the_runtime_and_unsafe_stays_beside_it() {
     let rules = [
         // (word, folders where it may stand)
-        ("llama_cpp_2", &["runtime"][..]),
-        ("llama_cpp_sys_2", &["runtime"][..]),
+        ("llama_cpp_", &["runtime"][..]),
         ("unsafe", &["runtime", "bindings"][..]),
     ];
     let mut violations = Vec::new();

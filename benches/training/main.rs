@@ -15,11 +15,11 @@
 //!   computed again; `peak_gflops`: ggml's F32 `mul_mat` of 1536x576 weights and 824 tokens, measured after the steps.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program that prints and may stop")]
 
-mod model;
 mod process;
 
 use std::time::Instant;
 
+use owlet::quant::synth::{SynthModel, SynthOptions, synthesize};
 use owlet_adapters::{
     engine::{Engine, EngineOptions, GroupInput},
     lora::{LoraConfig, LoraGrads, LoraMode, LoraWeights, Target},
@@ -29,14 +29,12 @@ use owlet_runtime::{
     EncodedPrompt, TokenId,
     ggml::Backend,
     gguf::{GgmlType, GgufFile},
+    quantize::QuantType,
     rng::Rng,
 };
 use serde_json::json;
 
-use self::{
-    model::Shape,
-    process::{Peak, cpu_seconds},
-};
+use self::process::{Peak, cpu_seconds};
 
 /// Tokens of the prompt that an activated adapter changes.
 const N_INVOCATION: usize = 3;
@@ -45,9 +43,8 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let text = |name: &str| arguments.iter().position(|argument| argument == name).map(|at| arguments[at + 1].clone());
     let number = |name: &str, default: usize| text(name).map_or(default, |value| value.parse().unwrap());
-    let dtype_name = text("--type").unwrap_or("q8_0".into());
-    let dtype = *GgmlType::ALL.iter().find(|dtype| dtype.to_string().eq_ignore_ascii_case(&dtype_name)).unwrap();
-    let shape = Shape { n_layers: number("--layers", 30), dtype };
+    let dtype: QuantType = text("--type").unwrap_or("q8_0".into()).parse().unwrap();
+    let shape = SynthModel { n_layers: number("--layers", 30) as u32, ..SynthModel::preset("smollm2-135m").unwrap() };
     let (n_prompt, n_completions) = (number("--prompt", 320), number("--group", 8));
     let (length, rank, n_repeats) = (number("--completion", 64), number("--rank", 8), number("--repeats", 2));
     let is_activated = arguments.iter().any(|argument| argument == "--activated");
@@ -57,13 +54,14 @@ fn main() {
 
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("model.gguf");
-    shape.write(&path);
+    let write = SynthOptions { dtype, ..SynthOptions::default() };
+    synthesize(&shape, &path, &write, &mut |_| ()).unwrap();
     let file = std::sync::Arc::new(GgufFile::open(&path).unwrap());
     let peak = Peak::start();
     let mut engine = Engine::from_file(&file, options.clone()).unwrap();
     let tokens = |n: usize, key: u64| -> Vec<TokenId> {
         let mut rng = Rng::keyed(&[key]);
-        (0..n).map(|_| rng.below(model::N_VOCAB) as TokenId).collect()
+        (0..n).map(|_| rng.below(shape.n_vocab as usize) as TokenId).collect()
     };
     let prompt = tokens(n_prompt, 0);
     let mode = match is_activated {
@@ -105,7 +103,7 @@ fn main() {
     let n_tokens = (n_computed + n_completions * (length - 1)) as f64;
     let n_predicting = (n_completions * (length - 1) + 1) as f64;
     let body: f64 = targets.iter().map(|(_, n_in, n_out)| (n_in * n_out) as f64).sum();
-    let forward = 2.0 * (body * n_tokens + model::N_EMBD as f64 * model::N_VOCAB as f64 * n_predicting);
+    let forward = 2.0 * (body * n_tokens + f64::from(shape.n_embd) * f64::from(shape.n_vocab) * n_predicting);
     let peak_gflops = product_gflops(options.n_threads);
     let line = json!({
         "type": dtype.to_string(), "prompt": n_prompt, "group": n_completions, "completion": length, "rank": rank,
