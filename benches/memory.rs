@@ -30,6 +30,8 @@ fn main() {
         n_sequences: group_size,
         suffix: String::new(),
         filter: None,
+        // Any token is as good as another, so that no answer ends before it is as long as planned.
+        temperature: 1e3,
         lora: LoraConfig { rank, ..LoraConfig::default() },
         memory_budget: budget.first().map(|mebibytes| mebibytes << 20),
         n_threads,
@@ -49,12 +51,13 @@ fn main() {
         plan.parts.iter().map(|(part, bytes)| format!("{} {:.0}", part.name(), mebibytes(*bytes))).collect();
     println!(
         "P {n_prompt}, C {n_completion}, G {group_size}, rank {rank}, budget {:?} MiB: planned {:.0} MiB, measured {:.0} MiB \
-         ({:+.1} %), {:.1} s a step\n  {}",
+         ({:+.1} %), {:.1} s a step, {:.0} % of the answers whole\n  {}",
         budget.first(),
         mebibytes(plan.peak_bytes()),
         mebibytes(measured.peak),
         100.0 * (plan.peak_bytes() as f64 / measured.peak as f64 - 1.0),
         measured.seconds,
+        100.0 * measured.whole_answers,
         parts.join(", ")
     );
 }

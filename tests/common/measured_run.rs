@@ -39,6 +39,8 @@ pub(crate) struct Measured {
     pub(crate) peak: usize,
     /// Of the steps, loading left out.
     pub(crate) seconds: f64,
+    /// Share of answers of the last step that were as long as planned: shorter ones take less.
+    pub(crate) whole_answers: f64,
 }
 
 /// Anonymous memory of this process now, in bytes; 0 where there is no `/proc`.
@@ -66,7 +68,7 @@ pub(crate) fn run(model: &Path, options: &TrainerOptions, n_steps: usize) -> Mea
     let folder = tempfile::tempdir().expect("a folder");
     let dataset = dataset(folder.path(), options);
     let (peak, is_done) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let seconds = thread::scope(|scope| {
+    let (seconds, whole_answers) = thread::scope(|scope| {
         scope.spawn(|| {
             while !is_done.load(Ordering::Relaxed) {
                 peak.fetch_max(anonymous_bytes(), Ordering::Relaxed);
@@ -78,17 +80,20 @@ pub(crate) fn run(model: &Path, options: &TrainerOptions, n_steps: usize) -> Mea
         let mut trainer = Trainer::new(&model, dataset, Arc::new(Length), options.clone()).expect("fits");
         let start = Instant::now();
         let store = CheckpointStore::open(&folder.path().join("checkpoints"), 1).expect("a writable folder");
-        let (mut n_done, mut n_parts) = (0, 0);
+        let (mut n_done, mut n_parts, mut whole_answers) = (0, 0, 0.0);
         while n_done < n_steps {
             let slice = trainer.step_slice(&Deadline::after(SLICE), &mut |_| ()).expect("learns");
-            n_done += usize::from(matches!(slice, Slice::StepDone(_)));
+            if let Slice::StepDone(metrics) = slice {
+                n_done += 1;
+                whole_answers = metrics.truncated;
+            }
             if trainer.n_parts_done() != n_parts {
                 n_parts = trainer.n_parts_done();
                 trainer.checkpoint(&store, 0).expect("a writable folder");
             }
         }
         is_done.store(true, Ordering::Relaxed);
-        start.elapsed().as_secs_f64()
+        (start.elapsed().as_secs_f64(), whole_answers)
     });
-    Measured { peak: peak.load(Ordering::Relaxed), seconds }
+    Measured { peak: peak.load(Ordering::Relaxed), seconds, whole_answers }
 }
