@@ -31,7 +31,7 @@ fn main() {
         suffix: String::new(),
         filter: None,
         // Any token is as good as another, so that no answer ends before it is as long as planned.
-        temperature: 1e3,
+        temperature: 100.0,
         lora: LoraConfig { rank, ..LoraConfig::default() },
         memory_budget: budget.first().map(|mebibytes| mebibytes << 20),
         n_threads,

@@ -1,4 +1,6 @@
-//! A vocabulary that works without having been trained: a token for every byte, and the special ones of ChatML.
+//! A vocabulary that works without having been trained: a token for every byte, the special ones of ChatML, and numbers up to
+//! the size asked for. No text is read as numbers, since that takes merges; a model may say them, so that, as with real
+//! vocabularies, an answer of random tokens seldom meets the one that ends it.
 
 use owlet_runtime::gguf::GgufWriter;
 
@@ -8,13 +10,12 @@ use super::model::{Family, SynthModel};
 const SPECIAL: [&str; 6] =
     ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"];
 
-/// Tokens that mean something; a vocabulary has at least these.
+/// Tokens that text is read as; a vocabulary has at least these.
 pub(super) const N_WORKING_TOKENS: u32 = 256 + SPECIAL.len() as u32;
 
 /// llama.cpp's kinds of tokens.
 const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
-const UNUSED: i32 = 5;
 
 /// ChatML, with pictures.
 const CHAT_TEMPLATE: &str = "\
@@ -36,10 +37,11 @@ const CHAT_TEMPLATE: &str = "\
 pub(super) fn write_keys(model: &SynthModel, writer: &mut GgufWriter) {
     let mut tokens = byte_tokens();
     tokens.extend(SPECIAL.map(str::to_owned));
-    tokens.extend((N_WORKING_TOKENS..model.n_vocab).map(|id| format!("<|unused_{id}|>")));
+    // U+0120 spells a space.
+    tokens.extend((N_WORKING_TOKENS..model.n_vocab).map(|id| format!("\u{120}{id}")));
     let mut types = vec![NORMAL; 256];
     types.resize(N_WORKING_TOKENS as usize, CONTROL);
-    types.resize(tokens.len(), UNUSED);
+    types.resize(tokens.len(), NORMAL);
     let splitter = if model.family == Family::Llama { "smollm" } else { "qwen2" };
     let id = |name: &str| 256 + SPECIAL.iter().position(|&special| special == name).map_or(0, |index| index as u32);
     writer
