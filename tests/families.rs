@@ -83,10 +83,11 @@ struct Scene {
 
 impl Scene {
     fn new(folder: &Path, family: Family, dtype: QuantType) -> Self {
-        // Untied and without biases where the other families are, so that each of these occurs in each position scheme.
+        // Stretched rotations where a family has them, which without a factor are covered by the goldens; untied and without biases where the other families are, so that each of these occurs in each position scheme.
         let tied = matches!(family, Family::Llama | Family::Qwen2 | Family::Qwen3Vl);
         let biased = matches!(family, Family::Llama | Family::Qwen2 | Family::Qwen2Vl);
-        let description = SynthModel { tied, biased, ..SynthModel::tiny(family) };
+        let rope_factors = family == Family::Llama;
+        let description = SynthModel { tied, biased, rope_factors, ..SynthModel::tiny(family) };
         let path = folder.join(format!("{family}-{dtype}.gguf"));
         let options = SynthOptions { dtype, threads: 1, ..SynthOptions::default() };
         synthesize(&description, &path, &options, &mut |_| ()).expect("a model of this shape");

@@ -20,7 +20,7 @@ use super::{
 /// the rest fills the vocabulary.
 #[derive(Args, Debug)]
 pub(crate) struct SynthArgs {
-    /// A published shape: smollm2-135m, qwen2.5-vl-3b, qwen3-0.6b or qwen3-vl-2b (of vision models the text decoder)
+    /// A published shape: smollm2-135m, llama-3.2-1b, qwen2.5-vl-3b, qwen3-0.6b or qwen3-vl-2b (of vision models the text decoder)
     #[arg(long, value_name = "NAME", required_unless_present = "family")]
     preset: Option<String>,
     /// Family: llama, qwen2, qwen2vl, qwen3 or qwen3vl; alone, a tiny model of it
@@ -76,6 +76,9 @@ struct ShapeArgs {
     /// Base of the rotations' frequencies
     #[arg(long, value_name = "BASE")]
     rope_base: Option<f32>,
+    /// Whether a tensor divides these frequencies, as in Llama 3
+    #[arg(long, value_name = "BOOL")]
+    rope_factors: Option<bool>,
     /// Context length that the file states
     #[arg(long, value_name = "N")]
     context: Option<u32>,
@@ -120,6 +123,7 @@ impl SynthArgs {
             tied: shape.tied.unwrap_or(base.tied),
             biased: shape.biased.unwrap_or(base.biased),
             rope_base: shape.rope_base.unwrap_or(base.rope_base),
+            rope_factors: shape.rope_factors.unwrap_or(base.rope_factors),
             n_context: shape.context.unwrap_or(base.n_context),
         })
     }

@@ -148,20 +148,26 @@ fn rotations() {
     let mut backend = backend();
     for mode in [RopeMode::Normal, RopeMode::Neox, RopeMode::Multi, RopeMode::Interleaved] {
         let rope = Rope { mode, n_rotated: 16, freq_base: 1e4, sections: [3, 3, 2, 0] };
+        let factors: Vec<f32> = (1..=8).map(|pair| pair as f32).collect();
         let n = 5 * mode.positions_per_token();
-        let stored = backend.allocate(&[(GgmlType::I32, &[n]), (GgmlType::I32, &[n])]).expect("memory");
+        let stored =
+            backend.allocate(&[(GgmlType::I32, &[n]), (GgmlType::I32, &[n]), (GgmlType::F32, &[8])]).expect("memory");
         let positions: Vec<i32> = (0..n as i32).map(|i| i * 3 % 17).collect();
         backend.write_i32(&stored[0], &positions);
         backend.write_i32(&stored[1], &positions.iter().map(|position| -position).collect::<Vec<_>>());
-        let forward = |graph: &mut Graph, x: &[Tensor]| {
-            let positions = graph.leaf(&stored[0]);
-            graph.rope(x[0], positions, &rope)
-        };
-        let backward = |graph: &mut Graph, _: &[Tensor], dy| {
-            let negated = graph.leaf(&stored[1]);
-            vec![graph.rope(dy, negated, &rope)]
-        };
-        check("rope", &mut backend, &[&[16, 2, 5]], &forward, &backward);
+        backend.write(&stored[2], &factors);
+        for has_factors in [false, true] {
+            let factors = |graph: &mut Graph| has_factors.then(|| graph.leaf(&stored[2]));
+            let forward = |graph: &mut Graph, x: &[Tensor]| {
+                let (positions, factors) = (graph.leaf(&stored[0]), factors(graph));
+                graph.rope(x[0], positions, factors, &rope)
+            };
+            let backward = |graph: &mut Graph, _: &[Tensor], dy| {
+                let (negated, factors) = (graph.leaf(&stored[1]), factors(graph));
+                vec![graph.rope(dy, negated, factors, &rope)]
+            };
+            check("rope", &mut backend, &[&[16, 2, 5]], &forward, &backward);
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a decoder looks like: one layer shape for all supported families, their differences as data.
 //!
 //! A layer is: RMS norm, attention with rotary positions and grouped heads, residual, RMS norm, gated feed-forward layer,
-//! residual. Families differ in how positions rotate and in whether queries and keys are normalised per head.
+//! residual. Families differ in how positions rotate, in whether queries and keys are normalised per head, and in whether
+//! their files may stretch the rotations.
 
 use owlet_runtime::{
     Error, ErrorKind, Result,
@@ -18,14 +19,16 @@ struct Family {
     rope: RopeMode,
     /// Whether queries and keys are RMS-normalised per head before they are rotated.
     normalised_heads: bool,
+    /// Whether a tensor of the file may divide the frequencies of the rotations, as in Llama 3.
+    frequency_factors: bool,
 }
 
 const FAMILIES: [Family; 5] = [
-    Family { architecture: "qwen3vl", rope: RopeMode::Interleaved, normalised_heads: true },
-    Family { architecture: "qwen3", rope: RopeMode::Neox, normalised_heads: true },
-    Family { architecture: "qwen2vl", rope: RopeMode::Multi, normalised_heads: false },
-    Family { architecture: "qwen2", rope: RopeMode::Neox, normalised_heads: false },
-    Family { architecture: "llama", rope: RopeMode::Normal, normalised_heads: false },
+    Family { architecture: "qwen3vl", rope: RopeMode::Interleaved, normalised_heads: true, frequency_factors: false },
+    Family { architecture: "qwen3", rope: RopeMode::Neox, normalised_heads: true, frequency_factors: false },
+    Family { architecture: "qwen2vl", rope: RopeMode::Multi, normalised_heads: false, frequency_factors: false },
+    Family { architecture: "qwen2", rope: RopeMode::Neox, normalised_heads: false, frequency_factors: false },
+    Family { architecture: "llama", rope: RopeMode::Normal, normalised_heads: false, frequency_factors: true },
 ];
 
 /// The shape of a decoder.
@@ -46,6 +49,8 @@ pub(crate) struct Decoder {
     pub eps: f32,
     pub rope: Rope,
     pub normalised_heads: bool,
+    /// Whether the file may have divisors of the rotations' frequencies.
+    pub frequency_factors: bool,
     /// Layers after which features of the pictures are added; 0 for text models.
     pub n_deepstack: usize,
 }
@@ -123,6 +128,7 @@ impl Decoder {
             eps,
             rope: Rope { mode: family.rope, n_rotated, freq_base, sections },
             normalised_heads: family.normalised_heads,
+            frequency_factors: family.frequency_factors,
             n_deepstack,
         })
     }
@@ -217,6 +223,7 @@ pub(super) mod tests {
             eps: 1e-6,
             rope,
             normalised_heads: true,
+            frequency_factors: false,
             n_deepstack: 0,
         }
     }

@@ -24,6 +24,8 @@ pub(super) struct LayerGraph<'a> {
     pub positions: Tensor,
     /// The same negated.
     pub negated_positions: Tensor,
+    /// Divisors of the rotations' frequencies, where the file has them.
+    pub frequency_factors: Option<Tensor>,
 }
 
 /// Everything of the forward pass that the backward pass refers to.
@@ -66,7 +68,7 @@ impl LayerGraph<'_> {
             let heads = self.by_head(graph, raw_q.expect(COMPUTED), decoder.n_head);
             let gain = self.layer.head_norms.as_ref().map(|(gain, _)| gain);
             let heads = gain.map_or(heads, |gain| norm::forward(graph, heads, gain, decoder.eps));
-            let rotated = graph.rope(heads, self.positions, &decoder.rope);
+            let rotated = self.rotate(graph, heads, self.positions);
             graph.scale(rotated, scale, 0.0)
         });
         let k = tape.keep(graph, |graph| self.rotated_keys(graph, raw_k.expect(COMPUTED)));
@@ -97,7 +99,11 @@ impl LayerGraph<'_> {
         let heads = self.by_head(graph, raw, decoder.n_head_kv);
         let gain = self.layer.head_norms.as_ref().map(|(_, gain)| gain);
         let heads = gain.map_or(heads, |gain| norm::forward(graph, heads, gain, decoder.eps));
-        graph.rope(heads, self.positions, &decoder.rope)
+        self.rotate(graph, heads, self.positions)
+    }
+
+    fn rotate(&self, graph: &mut Graph, heads: Tensor, positions: Tensor) -> Tensor {
+        graph.rope(heads, positions, self.frequency_factors, &self.attention.decoder.rope)
     }
 
     /// The output of the layer.
@@ -163,7 +169,7 @@ impl LayerGraph<'_> {
         let gains = self.layer.head_norms.as_ref();
         let back = |graph: &mut Graph, gradient, raw: Option<Tensor>, n_heads, gain: Option<&Stored>| {
             let gradient = self.by_head(graph, gradient, n_heads);
-            let mut gradient = graph.rope(gradient, self.negated_positions, &decoder.rope);
+            let mut gradient = self.rotate(graph, gradient, self.negated_positions);
             if let Some((gain, raw)) = gain.zip(raw) {
                 let raw = self.by_head(graph, raw, n_heads);
                 gradient = norm::backward(graph, raw, gain, gradient, decoder.eps, None);

@@ -201,10 +201,16 @@ impl<'a> Pass<'a> {
         let adapters = self.staging.leaves(graph, layer);
         let attention = self.workspace.attention(graph, self.decoder, self.layout);
         let (positions, negated_positions) = self.workspace.positions(graph);
+        let frequency_factors = self.weights.frequency_factors.as_ref().map(|factors| graph.leaf(factors));
         let x = graph.leaf(self.workspace.hidden(layer));
-        let layer = &self.weights.layers[layer];
-        let layer_graph =
-            LayerGraph { layer, adapters: &adapters, attention: &attention, positions, negated_positions };
+        let layer_graph = LayerGraph {
+            layer: &self.weights.layers[layer],
+            adapters: &adapters,
+            attention: &attention,
+            positions,
+            negated_positions,
+            frequency_factors,
+        };
         build(graph, &layer_graph, x);
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Weights {
     pub embedding: Stored,
     pub layers: Vec<Layer>,
     pub output_norm: Stored,
+    /// Divisors of the rotations' frequencies, `[n_rotated / 2]`, where the file has them.
+    pub frequency_factors: Option<Stored>,
     /// `[n_embd, n_vocab]`; the embedding itself where the file ties them.
     pub head: Linear,
 }
@@ -74,9 +76,14 @@ impl Weights {
             Some(_) => loader.linear("output", n_embd, n_vocab)?,
             None => Linear { name: "token_embd.weight".to_owned(), weight: embedding.clone(), bias: None },
         };
+        let name = "rope_freqs.weight";
+        let frequency_factors = match decoder.frequency_factors && file.tensor(name).is_some() {
+            true => Some(loader.vector(name, decoder.rope.n_rotated / 2)?),
+            false => None,
+        };
         let layers = (0..decoder.n_layers).map(|index| loader.layer(index, decoder)).collect::<Result<_>>()?;
         loader.refuse_unknown()?;
-        Ok(Self { embedding, layers, output_norm, head })
+        Ok(Self { embedding, layers, output_norm, frequency_factors, head })
     }
 }
 

@@ -150,6 +150,8 @@ impl Pieces<'_> {
             Role::Logits => (0.0, 2.0 * (row_len as f64).sqrt().recip()),
             Role::Gain => (1.0, 0.1),
             Role::Bias => (0.0, 0.1),
+            // Llama 3.2's are 1 to 32; so are these.
+            Role::Divisor => (16.5, 15.5 / 3f64.sqrt()),
         };
         // A uniform distribution on -1..1 has the variance 1/3.
         let (low, width) = (mean - deviation * 3f64.sqrt(), 2.0 * deviation * 3f64.sqrt());

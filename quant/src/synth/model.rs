@@ -96,6 +96,8 @@ pub struct SynthModel {
     pub biased: bool,
     /// Base of the rotations' frequencies.
     pub rope_base: f32,
+    /// Whether a tensor divides these frequencies, as in Llama 3; of that family only.
+    pub rope_factors: bool,
     /// Context length that the file states.
     pub n_context: u32,
 }
@@ -108,6 +110,8 @@ pub(super) enum Role {
     Logits,
     Gain,
     Bias,
+    /// Divisors of frequencies.
+    Divisor,
 }
 
 /// One tensor of the file.
@@ -124,7 +128,7 @@ impl SynthTensor {
     /// In ggml's order.
     pub(super) fn shape(&self) -> Vec<u64> {
         match self.role {
-            Role::Gain | Role::Bias => vec![self.row_len],
+            Role::Gain | Role::Bias | Role::Divisor => vec![self.row_len],
             Role::Matrix | Role::Logits => vec![self.row_len, self.n_rows],
         }
     }
@@ -145,12 +149,13 @@ impl SynthModel {
             tied: true,
             biased: matches!(family, Family::Qwen2 | Family::Qwen2Vl),
             rope_base: 10_000.0,
+            rope_factors: false,
             n_context: 4096,
         }
     }
 
     /// Names of the published shapes.
-    pub const PRESETS: [&str; 4] = ["smollm2-135m", "qwen2.5-vl-3b", "qwen3-0.6b", "qwen3-vl-2b"];
+    pub const PRESETS: [&str; 5] = ["smollm2-135m", "llama-3.2-1b", "qwen2.5-vl-3b", "qwen3-0.6b", "qwen3-vl-2b"];
 
     /// A published shape (of vision models the text decoder) by name.
     ///
@@ -179,6 +184,18 @@ impl SynthModel {
                 n_vocab: 49_152,
                 rope_base: 1e5,
                 n_context: 8192,
+                ..Self::tiny(Family::Llama)
+            },
+            "llama-3.2-1b" => Self {
+                n_layers: 16,
+                n_embd: 2048,
+                n_ff: 8192,
+                n_heads: 32,
+                n_kv_heads: 8,
+                n_vocab: 128_256,
+                rope_base: 5e5,
+                rope_factors: true,
+                n_context: 131_072,
                 ..Self::tiny(Family::Llama)
             },
             "qwen2.5-vl-3b" => qwen(Family::Qwen2Vl, 36, 2048, 11_008, 16, 2),
@@ -218,6 +235,9 @@ impl SynthModel {
         }
         if !(self.rope_base > 1.0 && self.rope_base.is_finite()) {
             return Err(out_of_range("rope-base").got(self.rope_base).needed("a finite number above 1"));
+        }
+        if self.rope_factors && self.family != Family::Llama {
+            return Err(out_of_range("rope-factors").got(self.family).needed(Family::Llama));
         }
         Ok(())
     }
@@ -261,6 +281,9 @@ impl SynthModel {
             tensors.extend(norms.into_iter().chain(head_norms).map(gain));
         }
         tensors.push(tensor("output_norm.weight".to_owned(), n_embd, 1, Role::Gain));
+        if self.rope_factors {
+            tensors.push(tensor("rope_freqs.weight".to_owned(), head_dim / 2, 1, Role::Divisor));
+        }
         if !self.tied {
             tensors.push(tensor("output.weight".to_owned(), n_embd, self.n_vocab, Role::Logits));
         }

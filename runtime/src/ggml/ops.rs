@@ -266,8 +266,9 @@ impl Graph {
     }
 
     /// Rotates the heads `a[head_dim, n_heads, n_tokens]` by `positions`: I32 `[n_tokens]`, or `[4 * n_tokens]` with all
-    /// times first for the multi-position modes. Negated positions undo it.
-    pub fn rope(&mut self, a: Tensor, positions: Tensor, rope: &Rope) -> Tensor {
+    /// times first for the multi-position modes. Negated positions undo it. `frequency_factors`, F32 `[n_rotated / 2]`,
+    /// divide the frequencies of the pairs.
+    pub fn rope(&mut self, a: Tensor, positions: Tensor, frequency_factors: Option<Tensor>, rope: &Rope) -> Tensor {
         let (sa, sp) = (self.shape(a), self.shape(positions));
         self.check_f32_rows("rope", a);
         let n_positions = sa[2] * rope.mode.positions_per_token();
@@ -279,11 +280,19 @@ impl Graph {
             rope.n_rotated.is_multiple_of(2) && rope.n_rotated <= sa[0] && sa[0].is_multiple_of(2),
             "rope: {rope:?} of {sa:?}"
         );
+        if let Some(factors) = frequency_factors {
+            let sf = self.shape(factors);
+            assert!(
+                self.dtype(factors) == GgmlType::F32 && sf == [rope.n_rotated / 2, 1, 1, 1],
+                "rope: frequency factors {sf:?} for {rope:?}"
+            );
+            self.check_contiguous("rope", factors);
+        }
         self.check_room();
         let (a, positions) = (self.raw(a).as_ptr(), self.raw(positions).as_ptr());
         let (n_rotated, mode) = (rope.n_rotated as i32, rope.mode.id());
         let mut sections = rope.sections;
-        let frequency_factors = std::ptr::null_mut();
+        let frequency_factors = frequency_factors.map_or(std::ptr::null_mut(), |factors| self.raw(factors).as_ptr());
         // SAFETY: the context has room, and the operands are as checked; `sections` is read during the call only. The
         // numbers after the base switch context extension off.
         let result = unsafe {

@@ -192,8 +192,8 @@ fn negated_positions_undo_a_rotation() {
         backend.write(&heads, &values);
         let mut graph = backend.graph(16);
         let (x, forth, back) = (graph.leaf(&heads), graph.leaf(&stored[0]), graph.leaf(&stored[1]));
-        let rotated = graph.rope(x, forth, &rope);
-        let restored = graph.rope(rotated, back, &rope);
+        let rotated = graph.rope(x, forth, None, &rope);
+        let restored = graph.rope(rotated, back, None, &rope);
         let difference = graph.sub(rotated, x);
         let outputs =
             backend.allocate(&[(GgmlType::F32, &heads.shape()), (GgmlType::F32, &heads.shape())]).expect("memory");
