@@ -163,14 +163,16 @@ fn budgets_are_met_step_by_step_or_refused_with_what_would_fit() {
     let file = Arc::new(GgufFile::open(write(folder.path(), &case)).expect("valid"));
     let with = |memory_budget| plan(&file, &TrainerOptions { memory_budget, group_size: 8, ..case.options.clone() });
     let free = with(None).expect("no limit").peak_bytes();
-    assert_eq!(with(Some(free)).expect("exactly fits"), with(None).expect("no limit"));
+    // A budget leaves a margin of 4 %.
+    let enough = |peak: usize| peak + peak / 25;
+    assert_eq!(with(Some(enough(free) + 1)).expect("just fits"), with(None).expect("no limit"));
     let mut seen = Vec::new();
-    let mut budget = free;
+    let mut budget = enough(free);
     let refusal = loop {
         budget -= free / 40;
         match with(Some(budget)) {
             Ok(plan) => {
-                assert!(plan.peak_bytes() <= budget, "{} for {budget}", plan.peak_bytes());
+                assert!(enough(plan.peak_bytes()) <= budget, "{} for {budget}", plan.peak_bytes());
                 seen.push((
                     plan.bytes(MemoryPart::Activations),
                     plan.engine.half_checkpoints,
@@ -186,7 +188,9 @@ fn budgets_are_met_step_by_step_or_refused_with_what_would_fit() {
     assert!(seen.iter().any(|seen| seen.1), "{seen:?}: then inputs of layers are halved");
     assert!(seen.last().is_some_and(|seen| seen.2 < 8), "{seen:?}: then the group goes in parts");
     let text = refusal.to_string();
-    assert!(refusal.kind() == ErrorKind::Limit && text.contains("at least") && text.contains("--"), "{text}");
+    assert!(refusal.kind() == ErrorKind::Limit && text.contains("--"), "{text}");
+    let least = text.split("at least ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<usize>().ok());
+    assert!(with(Some(least.expect("a number of MiB") << 20)).is_ok(), "{text}");
 }
 
 #[test]
