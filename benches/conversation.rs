@@ -13,7 +13,7 @@
 use std::{fs, ops::ControlFlow, sync::Arc};
 
 use owlet::{
-    CancelToken, Image, Message, Model, ModelOptions, SamplerOptions, Session, SessionOptions,
+    AnswerOptions, CancelToken, Image, Message, Model, ModelOptions, Session, SessionOptions,
     conversation::{Conversation, ConversationOptions, TurnReport},
 };
 use owlet_models::{MMPROJ_GGUF, MODEL_GGUF};
@@ -40,8 +40,8 @@ fn main() {
     let conversation = || {
         let options = SessionOptions { n_ctx: model.info().n_ctx_train, n_threads, ..SessionOptions::default() };
         let session = Session::new(&model, &options).unwrap();
-        let sampler = SamplerOptions::greedy();
-        Conversation::new(session, ConversationOptions { sampler, max_new_tokens: 8, ..ConversationOptions::default() })
+        let answer = AnswerOptions::greedy(8);
+        Conversation::new(session, ConversationOptions { answer, ..ConversationOptions::default() })
     };
     let ask = |conversation: &mut Conversation, text: &str, pictures: &[Image]| -> TurnReport {
         let question = Message::user(text, pictures.to_vec()).unwrap();

@@ -14,8 +14,8 @@
 use std::{fs, ops::ControlFlow, time::Instant};
 
 use owlet::{
-    CancelToken, EncodedPrompt, GenerateRequest, Image, Model, ModelOptions, Prompt, RngKey, SamplerOptions, Session,
-    SessionOptions, TokenId, generate,
+    AnswerOptions, CancelToken, EncodedPrompt, GenerateRequest, Image, Model, ModelOptions, Prompt, RngKey,
+    SamplerOptions, Session, SessionOptions, TokenId, generate,
 };
 use owlet_models::{MMPROJ_GGUF, MODEL_GGUF, Split, TaskKind, sample};
 use owlet_runtime::{ImageEmbedding, Segment, rng::Rng};
@@ -48,11 +48,12 @@ fn main() {
     let (mut one, mut many) = (session(1), session(n_answers));
     let banned: Vec<_> = (0..model.info().n_vocab as TokenId).filter(|&token| model.is_eog(token)).collect();
     let sampler = SamplerOptions { banned, ..SamplerOptions::default() };
+    let options = AnswerOptions { sampler, max_new_tokens: n_tokens, ..AnswerOptions::default() };
     let answer = |session: &mut Session, n: usize, seed: u64| {
         let prompt = question();
         let request = GenerateRequest { prompt: &prompt, n, rng_key: RngKey { seed, ..RngKey::default() } };
-        let go_on = &mut |_| ControlFlow::Continue(());
-        let answers = generate(session, &[request], &sampler, n_tokens, &CancelToken::new(), go_on).unwrap();
+        let answers = generate(session, &[request], &options, &CancelToken::new(), &mut |_| ControlFlow::Continue(()));
+        let answers = answers.unwrap();
         assert!(answers[0].iter().all(|answer| answer.tokens.len() == n_tokens));
     };
 

@@ -16,16 +16,16 @@
 //! ```no_run
 //! use std::ops::ControlFlow;
 //!
-//! use owlet::{CancelToken, GenerateRequest, Image, Model, Prompt, RngKey, SamplerOptions, Session, generate};
+//! use owlet::{AnswerOptions, CancelToken, GenerateRequest, Image, Model, Prompt, RngKey, Session, generate};
 //!
 //! # fn main() -> owlet::Result<()> {
 //! let model = Model::load("owl.gguf", &Default::default())?;
 //! let prompt = model.encode(&Prompt::user("How many owls?", vec![Image::open("tree.jpg")?])?)?;
 //! let mut session = Session::new(&model, &Default::default())?;
 //! let request = GenerateRequest { prompt: &prompt, n: 1, rng_key: RngKey::default() };
-//! let (greedy, cancel) = (SamplerOptions::greedy(), CancelToken::new());
-//! let answers = generate(&mut session, &[request], &greedy, 256, &cancel, &mut |_| ControlFlow::Continue(()))?;
-//! let text = model.detokenize(&answers[0][0].tokens);
+//! let (greedy, cancel) = (AnswerOptions::greedy(256), CancelToken::new());
+//! let answers = generate(&mut session, &[request], &greedy, &cancel, &mut |_| ControlFlow::Continue(()))?;
+//! let (thinking, answer) = (&answers[0][0].thinking, &answers[0][0].text);
 //! # Ok(())
 //! # }
 //! ```
@@ -57,10 +57,10 @@ pub use owlet_adapters::{
 };
 pub use owlet_quant as quant;
 pub use owlet_runtime::{
-    Adapter, Alpha, AtomicFile, BoxCoordinates, BoxMap, CancelToken, Deadline, DecodeOptions, EncodedPrompt, Error,
-    ErrorKind, GenerateRequest, Generated, IMAGE_MARK, Image, ImageBudget, ImageCache, ImageLimits, ImageOptions,
-    ImagePlan, ImageWarning, Message, Model, ModelInfo, ModelOptions, Orientation, Part, PixelFormat, Prompt, RawImage,
-    Result, RngKey, Role, SamplerOptions, Session, SessionOptions, StopReason, TextDecoder, ThinkEvent, ThinkSplitter,
-    Timings, TokenId, conversation, generate, gguf, peak_memory_bytes,
+    Adapter, Alpha, AnswerOptions, AtomicFile, BoxCoordinates, BoxMap, CancelToken, Deadline, DecodeOptions,
+    EncodedPrompt, Error, ErrorKind, GenerateRequest, Generated, IMAGE_MARK, Image, ImageBudget, ImageCache,
+    ImageLimits, ImageOptions, ImagePlan, ImageWarning, Message, Model, ModelInfo, ModelOptions, Orientation, Part,
+    PixelFormat, Prompt, RawImage, Result, RngKey, Role, SamplerOptions, Session, SessionOptions, StopReason,
+    TextDecoder, ThinkEvent, ThinkSplitter, Timings, TokenId, conversation, generate, gguf, peak_memory_bytes,
     quantize::{QuantType, TensorChange},
 };

@@ -5,8 +5,8 @@
 use std::{fs, ops::ControlFlow, path::Path, sync::Arc};
 
 use owlet::{
-    Adapter, AdapterFile, CancelToken, EncodedPrompt, GenerateRequest, LoraConfig, LoraWeights, Model, ModelOptions,
-    Precision, QuantType, RngKey, SamplerOptions, Session, SessionOptions, TokenId, generate,
+    Adapter, AdapterFile, AnswerOptions, CancelToken, EncodedPrompt, GenerateRequest, LoraConfig, LoraWeights, Model,
+    ModelOptions, Precision, QuantType, RngKey, Session, SessionOptions, TokenId, generate,
     gguf::GgufFile,
     quant::synth::{Family, SynthModel, SynthOptions, synthesize},
 };
@@ -258,9 +258,9 @@ fn rollouts_have_nearly_the_log_probabilities_that_the_learner_gives_them() {
         let scene = Scene::new(folder.path(), Family::Qwen3, dtype);
         let mut session = scene.session(&scene.model, SessionOptions { n_ctx: 64, n_seq: 4, n_threads: 1, ..options });
         let request = GenerateRequest { prompt: &scene.prompt, n: 4, rng_key: RngKey { seed: 3, ..RngKey::default() } };
-        let (sampler, cancel) = (SamplerOptions::default(), CancelToken::new());
-        let generated = generate(&mut session, &[request], &sampler, 24, &cancel, &mut |_| ControlFlow::Continue(()))
-            .expect("samples");
+        let (options, cancel) = (AnswerOptions { max_new_tokens: 24, ..AnswerOptions::default() }, CancelToken::new());
+        let generated =
+            generate(&mut session, &[request], &options, &cancel, &mut |_| ControlFlow::Continue(())).expect("samples");
         let rollouts = &generated[0];
         let completions: Vec<_> = rollouts.iter().map(|rollout| rollout.tokens.as_slice()).collect();
         let group = GroupInput { prompt: &scene.prompt, completions: &completions };
@@ -269,7 +269,7 @@ fn rollouts_have_nearly_the_log_probabilities_that_the_learner_gives_them() {
         assert!(!never_sampled.is_empty());
         let learner = EngineOptions { n_threads: 1, never_sampled, ..EngineOptions::default() };
         let mut engine = Engine::new(scene.model.path(), learner).expect("opens");
-        let scores = engine.score(Some(&scene.lora), &group, sampler.temperature).expect("scores");
+        let scores = engine.score(Some(&scene.lora), &group, options.sampler.temperature).expect("scores");
         let sampled = rollouts.iter().flat_map(|rollout| &rollout.logprobs);
         let learned = scores.iter().flat_map(|scores| &scores.logprobs);
         let gaps: Vec<f32> = sampled.zip(learned).map(|(sampled, learned)| (sampled - learned).abs()).collect();

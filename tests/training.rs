@@ -3,9 +3,9 @@
 use std::{fs, ops::ControlFlow, path::Path, sync::Arc};
 
 use owlet::{
-    Adapter, AdapterFile, CancelToken, CheckpointStore, Dataset, EntropyBand, ErrorKind, Estimator, GenerateRequest,
-    Image, KlPenalty, LoraConfig, LoraMode, LossOptions, Model, Precision, PrefixCacheOptions, Prompt, Reward, RngKey,
-    Sample, SamplerOptions, Schedule, Session, SessionOptions, StepEvent, StepMetrics, Trainer, TrainerOptions,
+    Adapter, AdapterFile, AnswerOptions, CancelToken, CheckpointStore, Dataset, EntropyBand, ErrorKind, Estimator,
+    GenerateRequest, Image, KlPenalty, LoraConfig, LoraMode, LossOptions, Model, Precision, PrefixCacheOptions, Prompt,
+    Reward, RngKey, Sample, Schedule, Session, SessionOptions, StepEvent, StepMetrics, Trainer, TrainerOptions,
     generate, reward::RewardParts,
 };
 use owlet_adapters::engine::{Engine, EngineOptions, GroupInput};
@@ -219,9 +219,9 @@ fn sampler_and_learner_are_one_activated_model() {
     let picture = Image::from_rgb(96, 64, rgb).expect("right size");
     let prompt = bench.model.encode(&Prompt::user("What?", vec![picture]).expect("no marks")).expect("encodes");
     let request = GenerateRequest { prompt: &prompt, n: 5, rng_key: RngKey::default() };
-    let (sampler, cancel) = (SamplerOptions::default(), CancelToken::new());
-    let mut ignore = |_| ControlFlow::Continue(());
-    let answers = generate(&mut session, &[request], &sampler, 12, &cancel, &mut ignore).expect("runs").remove(0);
+    let options = AnswerOptions { max_new_tokens: 12, ..AnswerOptions::default() };
+    let answers = generate(&mut session, &[request], &options, &CancelToken::new(), &mut |_| ControlFlow::Continue(()));
+    let answers = answers.expect("runs").remove(0);
     let completions: Vec<_> = answers.iter().map(|answer| answer.tokens.as_slice()).collect();
     let never_sampled = bench.model.never_sampled().to_vec();
     let options = EngineOptions { n_threads: 1, never_sampled, ..Default::default() };

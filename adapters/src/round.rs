@@ -11,7 +11,8 @@ use std::{
 };
 
 use owlet_runtime::{
-    CancelToken, Deadline, EncodedPrompt, Error, ErrorKind, GenerateRequest, Generation, Result, RngKey, Session,
+    AnswerOptions, CancelToken, Deadline, EncodedPrompt, Error, ErrorKind, GenerateRequest, Generation, Result, RngKey,
+    Session,
 };
 
 use crate::{
@@ -217,7 +218,8 @@ impl Work<'_> {
                     .map(|(prompt, question)| GenerateRequest { prompt, n: self.n, rng_key: question.rng_key })
                     .collect();
                 let RolloutRules { sampler, max_new_tokens, .. } = *self.rules;
-                generation.insert(Generation::new(session, &requests, sampler, max_new_tokens).map_err(placed)?)
+                let options = AnswerOptions { sampler: sampler.clone(), max_new_tokens, ..AnswerOptions::default() };
+                generation.insert(Generation::new(session, &requests, &options).map_err(placed)?)
             }
         };
         let is_done = generation.advance(session, &mut |event| {

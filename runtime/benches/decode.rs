@@ -12,8 +12,8 @@ use std::{ffi::CString, ops::ControlFlow, path::Path, time::Instant};
 
 use llama_cpp_sys_2 as sys;
 use owlet_runtime::{
-    CancelToken, EncodedPrompt, GenerateRequest, Model, ModelOptions, RngKey, SamplerOptions, Session, SessionOptions,
-    TokenId, generate, rng::Rng,
+    AnswerOptions, CancelToken, EncodedPrompt, GenerateRequest, Model, ModelOptions, RngKey, SamplerOptions, Session,
+    SessionOptions, TokenId, generate, rng::Rng,
 };
 
 const N_PROMPT: usize = 64;
@@ -66,10 +66,11 @@ fn ours(session: &mut Session, prompt: &[TokenId], n_tokens: usize) -> (Vec<Toke
     let model = session.model().clone();
     let banned = (0..model.info().n_vocab as TokenId).filter(|&token| model.is_eog(token)).collect();
     let sampler = SamplerOptions { banned, ..SamplerOptions::greedy() };
+    let options = AnswerOptions { sampler, max_new_tokens: n_tokens, ..AnswerOptions::default() };
     let prompt = EncodedPrompt::from_tokens(prompt.to_vec());
     let request = GenerateRequest { prompt: &prompt, n: 1, rng_key: RngKey::default() };
     let mut start = Instant::now();
-    let answers = generate(session, &[request], &sampler, n_tokens, &CancelToken::new(), &mut |event| {
+    let answers = generate(session, &[request], &options, &CancelToken::new(), &mut |event| {
         if event.position == 0 {
             start = Instant::now();
         }

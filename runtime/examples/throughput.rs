@@ -5,8 +5,8 @@
 use std::{ops::ControlFlow, time::Instant};
 
 use owlet_runtime::{
-    CancelToken, EncodedPrompt, FlashAttention, GenerateRequest, KvType, Model, ModelOptions, Result, RngKey,
-    SamplerOptions, Session, SessionOptions, generate, rng::Rng,
+    AnswerOptions, CancelToken, EncodedPrompt, FlashAttention, GenerateRequest, KvType, Model, ModelOptions, Result,
+    RngKey, SamplerOptions, Session, SessionOptions, generate, rng::Rng,
 };
 
 /// Tokens of each prompt and of each answer: those of a small visual question.
@@ -41,10 +41,9 @@ fn main() -> Result<()> {
                 // No answer ends early, so that every call decodes all sequences.
                 let ends = (0..n_vocab as i32).filter(|&token| model.is_eog(token)).collect();
                 let sampler = SamplerOptions { banned: ends, ..SamplerOptions::default() };
+                let answer = AnswerOptions { sampler, max_new_tokens: N_ANSWER, ..AnswerOptions::default() };
                 let start = Instant::now();
-                generate(&mut session, &[request], &sampler, N_ANSWER, &CancelToken::new(), &mut |_| {
-                    ControlFlow::Continue(())
-                })?;
+                generate(&mut session, &[request], &answer, &CancelToken::new(), &mut |_| ControlFlow::Continue(()))?;
                 let seconds = start.elapsed().as_secs_f64();
                 let timings = session.timings();
                 let (prefill, decode) = (timings.prefill_rate(), timings.decode_rate());

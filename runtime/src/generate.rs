@@ -13,12 +13,13 @@ use std::{ops::ControlFlow, time::Instant};
 
 use crate::{
     Error, ErrorKind, Result,
+    answer::{AnswerOptions, Draft, Generated, StopReason, Writer, Written},
     cancel::CancelToken,
     model::TokenId,
     prompt::EncodedPrompt,
     rng::Rng,
-    sampler::{Sampled, Sampler, SamplerOptions},
     session::{Mark, Session},
+    think::ThinkEvent,
 };
 
 /// What makes the random numbers of a request its own.
@@ -49,33 +50,9 @@ pub struct GenerateRequest<'a> {
     pub rng_key: RngKey,
 }
 
-/// An answer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Generated {
-    /// Its tokens; the last one is the end token when `stop` says so.
-    pub tokens: Vec<TokenId>,
-    /// Natural log-probability of each token, as in [`crate::Sampled`].
-    pub logprobs: Vec<f32>,
-    /// Why it ended.
-    pub stop: StopReason,
-}
-
-/// Why an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StopReason {
-    /// The model ended it.
-    EndOfAnswer,
-    /// It reached the number of tokens asked for.
-    MaxTokens,
-    /// The sequence is full.
-    ContextFull,
-    /// The caller said so.
-    Caller,
-}
-
 /// A token that was just picked.
 #[derive(Clone, Copy, Debug)]
-pub struct TokenEvent {
+pub struct TokenEvent<'a> {
     /// Index of the request.
     pub request: usize,
     /// Index of the answer in its request.
@@ -86,6 +63,9 @@ pub struct TokenEvent {
     pub token: TokenId,
     /// Its log-probability.
     pub logprob: f32,
+    /// What the answer says that was not told with an earlier token: often nothing, since tags and characters may be split
+    /// across tokens.
+    pub said: &'a [ThinkEvent],
     /// Set on the last token of an answer, unless the caller ends it.
     pub stop: Option<StopReason>,
 }
@@ -93,20 +73,19 @@ pub struct TokenEvent {
 /// Answers every request and returns, per request, its `n` answers.
 ///
 /// The session's sequences are used from empty and left empty. `on_token` sees every token as it is picked;
-/// `ControlFlow::Break` ends that answer. An answer has 1 to `max_new_tokens` tokens.
+/// `ControlFlow::Break` ends that answer. An answer has at least one token.
 ///
 /// # Errors
 /// `ContextOverflow` when a prompt leaves no room for a single token, before anything is computed; `InvalidInput` for
-/// bad sampler options; `Cancelled` when `cancel` was set, with the session empty and usable; `Backend`.
+/// options out of range; `Cancelled` when `cancel` was set, with the session empty and usable; `Backend`.
 pub fn generate(
     session: &mut Session,
     requests: &[GenerateRequest],
-    sampler: &SamplerOptions,
-    max_new_tokens: usize,
+    options: &AnswerOptions,
     cancel: &CancelToken,
     on_token: &mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
 ) -> Result<Vec<Vec<Generated>>> {
-    let mut generation = Generation::new(session, requests, sampler, max_new_tokens)?;
+    let mut generation = Generation::new(session, requests, options)?;
     session.set_cancel(cancel.clone());
     let result = loop {
         match cancel.check().and_then(|()| generation.advance(session, on_token)) {
@@ -121,10 +100,7 @@ pub fn generate(
     result
 }
 
-fn check(session: &Session, requests: &[GenerateRequest], max_new_tokens: usize) -> Result<()> {
-    if max_new_tokens == 0 {
-        return Err(Error::new(ErrorKind::InvalidInput, "no tokens to generate").at("max_new_tokens").got(0));
-    }
+fn check(session: &Session, requests: &[GenerateRequest]) -> Result<()> {
     let n_ctx = session.options().n_ctx;
     for (index, request) in requests.iter().enumerate() {
         let n_tokens = request.prompt.n_tokens();
@@ -147,9 +123,7 @@ struct Question {
 /// A running answer.
 struct Lane {
     request: usize,
-    sample: usize,
-    tokens: Vec<TokenId>,
-    logprobs: Vec<f32>,
+    draft: Draft,
 }
 
 /// What the answers of one request start from.
@@ -168,34 +142,13 @@ enum Filled {
     Copied,
 }
 
-/// Why an answer of `n_answer` tokens to a prompt of `n_prompt` ends with `token`, if it does.
-pub(crate) fn stop_reason(
-    session: &Session,
-    token: TokenId,
-    n_prompt: usize,
-    n_answer: usize,
-    max_new_tokens: usize,
-) -> Option<StopReason> {
-    if session.model().is_eog(token) {
-        Some(StopReason::EndOfAnswer)
-    } else if n_answer == max_new_tokens {
-        Some(StopReason::MaxTokens)
-    } else if n_prompt + n_answer > session.options().n_ctx {
-        // There is no place to decode this token in, so none can follow.
-        Some(StopReason::ContextFull)
-    } else {
-        None
-    }
-}
-
 /// Answers under way in one session, which go on a unit at a time and may rest between any two.
 ///
 /// The units do not depend on the pauses, so neither do the bits of the answers. Until the end the session serves nothing
 /// else.
 pub struct Generation {
     questions: Vec<Question>,
-    sampler: Sampler,
-    max_new_tokens: usize,
+    writer: Writer,
     /// Per sequence, the answer that runs in it.
     lanes: Vec<Option<Lane>>,
     /// Per sequence, the request whose prompt it begins with.
@@ -214,15 +167,9 @@ impl Generation {
     ///
     /// # Errors
     /// As [`generate()`] before its first token.
-    pub fn new(
-        session: &mut Session,
-        requests: &[GenerateRequest],
-        sampler: &SamplerOptions,
-        max_new_tokens: usize,
-    ) -> Result<Self> {
-        check(session, requests, max_new_tokens)?;
-        let n_vocab = session.model().info().n_vocab;
-        let sampler = Sampler::new(sampler, n_vocab, session.model().never_sampled())?;
+    pub fn new(session: &mut Session, requests: &[GenerateRequest], options: &AnswerOptions) -> Result<Self> {
+        let writer = Writer::new(session.model(), session.options().n_ctx, options)?;
+        check(session, requests)?;
         session.clear_all();
         let question = |&GenerateRequest { prompt, n, rng_key }: &GenerateRequest| {
             // Pictures are shared, not copied.
@@ -231,8 +178,7 @@ impl Generation {
         let n_seq = session.options().n_seq;
         let mut generation = Self {
             questions: requests.iter().map(question).collect(),
-            sampler,
-            max_new_tokens,
+            writer,
             lanes: (0..n_seq).map(|_| None).collect(),
             holds: vec![None; n_seq],
             next: (0, 0),
@@ -264,7 +210,7 @@ impl Generation {
             }
         }
         self.close_gaps(session)?;
-        let last_tokens = self.lanes.iter().map_while(|lane| lane.as_ref()?.tokens.last().copied());
+        let last_tokens = self.lanes.iter().map_while(|lane| lane.as_ref()?.draft.tokens().last().copied());
         let tokens: Vec<_> = last_tokens.enumerate().collect();
         if tokens.is_empty() {
             return Ok(true);
@@ -289,11 +235,10 @@ impl Generation {
         while self.lanes[seq].is_none() && self.next.0 < self.questions.len() {
             let (request, sample) = self.next;
             let filled = self.put_prompt(session, seq, request)?;
-            let mut lane = Lane { request, sample, tokens: Vec::new(), logprobs: Vec::new() };
+            let Question { prompt, rng_key, .. } = &self.questions[request];
+            let mut lane = Lane { request, draft: self.writer.begin(prompt, *rng_key, sample) };
             let logits = &self.start.as_ref().expect("set by put_prompt").logits;
-            let rng = &mut self.questions[request].rng_key.rng(sample, 0);
-            let sampled = self.sampler.sample(logits, &[], rng)?;
-            let stop = self.keep(session, on_token, &mut lane, sampled);
+            let stop = lane.write(&mut self.writer, logits, on_token)?;
             self.lanes[seq] = Some(lane);
             if let Some(stop) = stop {
                 self.finish(seq, stop);
@@ -360,9 +305,7 @@ impl Generation {
         let start = Instant::now();
         for seq in 0..n_lanes {
             let Some(mut lane) = self.lanes[seq].take() else { continue };
-            let rng = &mut self.questions[lane.request].rng_key.rng(lane.sample, lane.tokens.len());
-            let sampled = self.sampler.sample(session.logits(seq)?, &lane.tokens, rng)?;
-            let stop = self.keep(session, on_token, &mut lane, sampled);
+            let stop = lane.write(&mut self.writer, session.logits(seq)?, on_token)?;
             self.lanes[seq] = Some(lane);
             if let Some(stop) = stop {
                 self.finish(seq, stop);
@@ -372,31 +315,30 @@ impl Generation {
         Ok(())
     }
 
-    /// Appends a token to `lane`, shows it to the caller and tells whether the answer ends.
-    fn keep(
-        &self,
-        session: &Session,
-        on_token: &mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
-        lane: &mut Lane,
-        sampled: Sampled,
-    ) -> Option<StopReason> {
-        let Sampled { token, logprob } = sampled;
-        let position = lane.tokens.len();
-        lane.tokens.push(token);
-        lane.logprobs.push(logprob);
-        let n_prompt = self.questions[lane.request].prompt.n_tokens();
-        let stop = stop_reason(session, token, n_prompt, position + 1, self.max_new_tokens);
-        let event = TokenEvent { request: lane.request, sample: lane.sample, position, token, logprob, stop };
-        match on_token(event) {
-            ControlFlow::Continue(()) => stop,
-            ControlFlow::Break(()) => stop.or(Some(StopReason::Caller)),
-        }
-    }
-
     /// Ends the answer in sequence `seq`.
     fn finish(&mut self, seq: usize, stop: StopReason) {
-        if let Some(Lane { request, sample, tokens, logprobs }) = self.lanes[seq].take() {
-            self.answers[request][sample] = Some(Generated { tokens, logprobs, stop });
+        if let Some(Lane { request, draft }) = self.lanes[seq].take() {
+            let sample = draft.sample();
+            self.answers[request][sample] = Some(draft.finish(stop));
         }
+    }
+}
+
+impl Lane {
+    /// Writes the next token, shows it to the caller and tells whether the answer ends.
+    fn write(
+        &mut self,
+        writer: &mut Writer,
+        logits: &[f32],
+        on_token: &mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
+    ) -> Result<Option<StopReason>> {
+        let Self { request, draft } = self;
+        let (position, sample) = (draft.tokens().len(), draft.sample());
+        let Written { token, logprob, said, stop } = writer.write(draft, logits)?;
+        let event = TokenEvent { request: *request, sample, position, token, logprob, said: &said, stop };
+        Ok(match on_token(event) {
+            ControlFlow::Continue(()) => stop,
+            ControlFlow::Break(()) => stop.or(Some(StopReason::Caller)),
+        })
     }
 }

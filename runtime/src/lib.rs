@@ -16,6 +16,7 @@
 //! threads but works for one at a time; a [`CancelToken`] stops it from any other.
 
 mod adapter;
+mod answer;
 mod atomic;
 mod backend;
 mod cancel;
@@ -42,11 +43,12 @@ mod timings;
 mod vision;
 
 pub use adapter::{Adapter, AdapterInfo, INVOCATION_KEY, MAX_INVOCATION_TOKENS, read_invocation};
+pub use answer::{AnswerOptions, Generated, StopReason};
 pub use atomic::AtomicFile;
 pub use backend::{Device, DeviceKind, devices};
 pub use cancel::{CancelToken, Deadline};
 pub use error::{Error, ErrorKind, Result};
-pub use generate::{GenerateRequest, Generated, Generation, RngKey, StopReason, TokenEvent, generate};
+pub use generate::{GenerateRequest, Generation, RngKey, TokenEvent, generate};
 pub use image::{
     Alpha, BoxCoordinates, BoxMap, DecodeOptions, GROUNDING_TOKENS, Image, ImageBudget, ImageLimits, ImageOptions,
     ImagePlan, ImageWarning, Orientation, PixelFormat, RawImage,

@@ -7,8 +7,8 @@ use std::{ops::ControlFlow, sync::Arc, thread, time::Duration};
 
 use common::tiny;
 use owlet_runtime::{
-    Adapter, CancelToken, Deadline, EncodedPrompt, ErrorKind, GenerateRequest, Generated, Generation, Image,
-    ImageBudget, Message, Model, ModelOptions, Part, Prompt, Result, RngKey, Role, SamplerOptions, Session,
+    Adapter, AnswerOptions, CancelToken, Deadline, EncodedPrompt, ErrorKind, GenerateRequest, Generated, Generation,
+    Image, ImageBudget, Message, Model, ModelOptions, Part, Prompt, Result, RngKey, Role, SamplerOptions, Session,
     SessionOptions, StopReason, TokenEvent, generate,
 };
 
@@ -33,7 +33,8 @@ fn ignore(_: TokenEvent) -> ControlFlow<()> {
 }
 
 fn run(session: &mut Session, requests: &[GenerateRequest], max_new_tokens: usize) -> Result<Vec<Vec<Generated>>> {
-    generate(session, requests, &SamplerOptions::default(), max_new_tokens, &CancelToken::new(), &mut ignore)
+    let options = AnswerOptions { max_new_tokens, ..AnswerOptions::default() };
+    generate(session, requests, &options, &CancelToken::new(), &mut ignore)
 }
 
 fn picture(side: u32, seed: u64) -> Image {
@@ -92,8 +93,9 @@ fn every_answer_ends_for_the_reason_it_states() {
         ControlFlow::Continue(())
     };
     let sampler = SamplerOptions { temperature: 3.0, ..SamplerOptions::default() };
+    let options = AnswerOptions { sampler, max_new_tokens: 60, ..AnswerOptions::default() };
     let requests = requests(&prompts, 7, 3);
-    let answers = generate(&mut session, &requests, &sampler, 60, &CancelToken::new(), &mut record).expect("runs");
+    let answers = generate(&mut session, &requests, &options, &CancelToken::new(), &mut record).expect("runs");
     let mut n_events = 0;
     for (request, (answers, prompt)) in answers.iter().zip(&prompts).enumerate() {
         assert_eq!(answers.len(), 7);
@@ -106,7 +108,7 @@ fn every_answer_ends_for_the_reason_it_states() {
                 StopReason::EndOfAnswer => assert!(ends == 1 && model.is_eog(answer.tokens[n - 1])),
                 StopReason::MaxTokens => assert_eq!((n, ends), (60, 0)),
                 StopReason::ContextFull => assert_eq!((n + prompt.n_tokens(), ends), (81, 0)),
-                StopReason::Caller => panic!("nobody asked"),
+                StopReason::Caller | StopReason::StopString(_) => panic!("nobody asked"),
             }
             assert!(answer.tokens.iter().all(|token| !model.never_sampled().contains(token)));
             let shown = seen.iter().filter(|event| (event.0, event.1) == (request, sample));
@@ -137,9 +139,9 @@ fn the_caller_ends_one_answer_and_the_others_go_on() {
         (0, 2) => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     };
-    let sampler = SamplerOptions::greedy();
+    let options = AnswerOptions::greedy(8);
     let requests = requests(&prompts, 3, 1);
-    let answers = generate(&mut session, &requests, &sampler, 8, &CancelToken::new(), &mut end_first).expect("runs");
+    let answers = generate(&mut session, &requests, &options, &CancelToken::new(), &mut end_first).expect("runs");
     assert_eq!((answers[0][0].tokens.len(), answers[0][0].stop), (3, StopReason::Caller));
     assert_eq!(answers[0][1].tokens[..3], answers[0][0].tokens[..]);
     assert_eq!(answers[0][1].tokens, answers[0][2].tokens, "greedy answers are all alike");
@@ -204,8 +206,9 @@ fn cancelling_stops_the_work_and_leaves_the_session_usable() {
 
     let cancel = CancelToken::new();
     let sampler = SamplerOptions { banned: vec![256, 258], ..SamplerOptions::default() };
+    let options = AnswerOptions { sampler, max_new_tokens: 4000, ..AnswerOptions::default() };
     let mut n_tokens = 0;
-    let from_callback = generate(&mut session, &requests, &sampler, 4000, &cancel, &mut |_| {
+    let from_callback = generate(&mut session, &requests, &options, &cancel, &mut |_| {
         n_tokens += 1;
         if n_tokens == 20 {
             cancel.cancel();
@@ -221,7 +224,7 @@ fn cancelling_stops_the_work_and_leaves_the_session_usable() {
         thread::sleep(Duration::from_millis(50));
         other.cancel();
     });
-    let from_thread = generate(&mut session, &requests, &sampler, 4000, &cancel, &mut |_| ControlFlow::Continue(()));
+    let from_thread = generate(&mut session, &requests, &options, &cancel, &mut |_| ControlFlow::Continue(()));
     killer.join().expect("ends");
     assert_eq!(from_thread.expect_err("cancelled").kind(), ErrorKind::Cancelled);
 
@@ -370,11 +373,11 @@ fn answers_that_rest_between_units_or_stop_inside_one_have_the_same_bits() {
     let (model, _directory) = tiny::load();
     let prompts = prompts(&model);
     let requests = requests(&prompts, 3, 1);
-    let sampler = SamplerOptions::default();
+    let options = AnswerOptions { max_new_tokens: 10, ..AnswerOptions::default() };
     let expected = run(&mut tiny::session(&model, 4, 256), &requests, 10).expect("runs");
 
     let mut session = tiny::session(&model, 4, 256);
-    let mut generation = Generation::new(&mut session, &requests, &sampler, 10).expect("fits");
+    let mut generation = Generation::new(&mut session, &requests, &options).expect("fits");
     let mut n_interrupted = 0;
     for unit in 0.. {
         // Before every third unit the token is set, so that llama.cpp gives up at its first node.
@@ -397,7 +400,7 @@ fn answers_that_rest_between_units_or_stop_inside_one_have_the_same_bits() {
     assert!(n_interrupted > 3);
     assert_eq!(generation.into_answers(), expected);
 
-    let mut generation = Generation::new(&mut session, &requests, &sampler, 10).expect("fits");
+    let mut generation = Generation::new(&mut session, &requests, &options).expect("fits");
     generation.advance(&mut session, &mut ignore).expect("runs");
     run(&mut session, &requests[..1], 1).expect("the session serves others");
     let error = generation.advance(&mut session, &mut ignore).expect_err("its sequences are gone");

@@ -15,7 +15,8 @@ use std::{
 
 use clap::Args;
 use owlet::{
-    Adapter, AtomicFile, CancelToken, Error, ErrorKind, Image, ImageCache, Message, Model, Session, SessionOptions,
+    Adapter, AnswerOptions, AtomicFile, CancelToken, Error, ErrorKind, Image, ImageCache, Message, Model, Session,
+    SessionOptions,
     conversation::{Conversation, ConversationOptions, OverflowPolicy, SavedConversation, TurnReport},
 };
 
@@ -114,8 +115,11 @@ impl ChatArgs {
         let overflow = if self.forget { OverflowPolicy::DropOldestTurns } else { OverflowPolicy::Refuse };
         conversation.set_options(ConversationOptions {
             system: self.system.clone().or_else(|| conversation.options().system.clone()),
-            sampler: self.sampling.options(),
-            max_new_tokens: self.max_tokens,
+            answer: AnswerOptions {
+                sampler: self.sampling.options(),
+                max_new_tokens: self.max_tokens,
+                ..AnswerOptions::default()
+            },
             seed: self.sampling.seed,
             overflow,
             ..conversation.options().clone()
@@ -210,7 +214,7 @@ impl Chat {
         let mut heard = Ok(());
         let question = Message::user(question, self.images.clone())?;
         let asked = self.conversation.ask(question, &self.cancel, &mut |event| {
-            heard = speaker.hear(event);
+            heard = speaker.hear(&event);
             if heard.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         let finished = speaker.finish();

@@ -4,8 +4,8 @@ use std::{fmt, ops::ControlFlow, path::PathBuf};
 
 use clap::Args;
 use owlet::{
-    EncodedPrompt, ErrorKind, GenerateRequest, Image, ImageOptions, Model, Prompt, RngKey, Session, SessionOptions,
-    StopReason, Timings, generate, peak_memory_bytes, reward::parse_box,
+    AnswerOptions, EncodedPrompt, ErrorKind, GenerateRequest, Image, ImageOptions, Model, Prompt, RngKey, Session,
+    SessionOptions, StopReason, Timings, generate, peak_memory_bytes, reward::parse_box,
 };
 use serde::Serialize;
 
@@ -123,16 +123,17 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     let mut heard = Ok(());
     let request =
         GenerateRequest { prompt: &prompt, n: 1, rng_key: RngKey { seed: args.sampling.seed, ..RngKey::default() } };
-    let answers =
-        generate(&mut session, &[request], &args.sampling.options(), args.max_tokens, &cancel, &mut |event| {
-            heard = speaker.push(&model.token_bytes(event.token));
-            if heard.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
+    let options =
+        AnswerOptions { sampler: args.sampling.options(), max_new_tokens: args.max_tokens, ..AnswerOptions::default() };
+    let answers = generate(&mut session, &[request], &options, &cancel, &mut |event| {
+        heard = event.said.iter().try_for_each(|event| speaker.hear(event));
+        if heard.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
     let finished = speaker.finish();
-    let answers = answers?;
+    let answer = answers?.remove(0).remove(0);
     heard.and(finished)?;
 
-    let found = match (parse_box(&speaker.answer), &first_picture, &plan) {
+    let found = match (parse_box(&answer.text), &first_picture, &plan) {
         (Some(corners), Some(picture), Some(plan)) => Some(model.box_map(picture, plan.budget)?.to_pixels(corners)),
         _ => None,
     };
@@ -144,10 +145,10 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     }
     let timings = TimingsReport::new(&model, &prompt, session.timings());
     if args.json {
-        let stop = answers.first().and_then(|answers| answers.first()).map_or("none", |answer| stop_name(answer.stop));
+        let stop = stop_name(answer.stop);
         return output.json(&Report {
-            answer: speaker.answer,
-            thinking: speaker.thinking,
+            answer: answer.text,
+            thinking: answer.thinking,
             box_pixels: found,
             warnings,
             stop,
@@ -161,6 +162,7 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
 fn stop_name(stop: StopReason) -> &'static str {
     match stop {
         StopReason::EndOfAnswer => "end_of_answer",
+        StopReason::StopString(_) => "stop_string",
         StopReason::MaxTokens => "max_tokens",
         StopReason::ContextFull => "context_full",
         StopReason::Caller => "caller",

@@ -1,66 +1,46 @@
 //! What a model says, as it comes: thinking to stderr, the answer to stdout.
 
-use owlet::{TextDecoder, ThinkEvent, ThinkSplitter};
+use owlet::ThinkEvent;
 
 use super::{failure::Result, output::Output};
 
-/// Turns tokens into what is said, and keeps it.
+/// Says what it hears.
 pub(crate) struct Speaker {
     output: Output,
     is_silent: bool,
-    decoder: TextDecoder,
-    splitter: ThinkSplitter,
-    pub(crate) thinking: String,
-    pub(crate) answer: String,
+    has_thought: bool,
+    has_answered: bool,
 }
 
 impl Speaker {
-    /// A silent one only keeps.
+    /// A silent one says nothing.
     pub(crate) fn new(output: Output, is_silent: bool) -> Self {
-        let (decoder, splitter) = (TextDecoder::default(), ThinkSplitter::new());
-        Self { output, is_silent, decoder, splitter, thinking: String::new(), answer: String::new() }
+        Self { output, is_silent, has_thought: false, has_answered: false }
     }
 
-    /// The bytes of the next token.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<()> {
-        let text = self.decoder.push(bytes);
-        let events = self.splitter.push(&text);
-        self.say(events)
-    }
-
-    /// The end of the tokens.
-    pub(crate) fn finish(&mut self) -> Result<()> {
-        let text = self.decoder.finish();
-        let mut events = self.splitter.push(&text);
-        events.extend(self.splitter.finish());
-        self.say(events)?;
-        if self.is_silent || self.answer.is_empty() { Ok(()) } else { self.output.data("\n") }
-    }
-
-    fn say(&mut self, events: Vec<ThinkEvent>) -> Result<()> {
-        events.into_iter().try_for_each(|event| self.hear(event))
-    }
-
-    /// What was made out of the tokens.
-    pub(crate) fn hear(&mut self, event: ThinkEvent) -> Result<()> {
+    /// The next piece.
+    pub(crate) fn hear(&mut self, event: &ThinkEvent) -> Result<()> {
+        if self.is_silent {
+            return Ok(());
+        }
         match event {
             ThinkEvent::Thinking(text) => {
-                self.thinking.push_str(&text);
-                if !self.is_silent {
-                    self.output.aside(&text);
-                }
+                self.has_thought = true;
+                self.output.aside(text);
             }
             ThinkEvent::Answer(text) => {
-                let is_first = self.answer.is_empty() && !self.thinking.is_empty();
-                self.answer.push_str(&text);
-                if !self.is_silent {
-                    if is_first {
-                        self.output.say("");
-                    }
-                    self.output.data(text)?;
+                if self.has_thought && !self.has_answered {
+                    self.output.say("");
                 }
+                self.has_answered = true;
+                self.output.data(text)?;
             }
         }
         Ok(())
+    }
+
+    /// The end of the answer.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        if self.has_answered { self.output.data("\n") } else { Ok(()) }
     }
 }

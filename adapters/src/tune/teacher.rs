@@ -6,7 +6,7 @@ use std::{
 };
 
 use owlet_runtime::{
-    CancelToken, EncodedPrompt, Error, ErrorKind, GenerateRequest, Model, Prompt, Result, RngKey, SamplerOptions,
+    AnswerOptions, CancelToken, EncodedPrompt, Error, ErrorKind, GenerateRequest, Model, Prompt, Result, RngKey,
     Segment, Session, SessionOptions, TokenId, generate,
 };
 
@@ -114,9 +114,8 @@ impl TeacherModel {
         };
         let requests: Vec<_> =
             prompts.iter().map(|prompt| GenerateRequest { prompt, n: 1, rng_key: RngKey::default() }).collect();
-        let n = options.max_response_tokens;
-        let greedy = SamplerOptions::greedy();
-        let answers = generate(session, &requests, &greedy, n, cancel, &mut |_| ControlFlow::Continue(()))?;
+        let greedy = AnswerOptions::greedy(options.max_response_tokens);
+        let answers = generate(session, &requests, &greedy, cancel, &mut |_| ControlFlow::Continue(()))?;
         Ok(answers.into_iter().flatten().map(|answer| answer.tokens).collect())
     }
 }

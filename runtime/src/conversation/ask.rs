@@ -5,29 +5,20 @@ use std::{ops::ControlFlow, sync::Arc, time::Instant};
 use super::{ChatMessage, ChatPart, Conversation, OverflowPolicy, overflow::oldest_turn};
 use crate::{
     Error, ErrorKind, Result,
+    answer::{Draft, Generated, StopReason, Writer},
     cancel::CancelToken,
-    generate::{RngKey, StopReason, stop_reason},
+    generate::RngKey,
     model::{Model, TokenId},
     prompt::{EncodedPrompt, Message, Outline, Part, Piece, Role, Segment, interleave, runs},
-    sampler::Sampler,
     session::Session,
-    text::TextDecoder,
-    think::{ThinkEvent, ThinkSplitter},
+    think::ThinkEvent,
 };
 
-/// An answer.
+/// A question answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Turn {
-    /// What the model thought.
-    pub thinking: String,
-    /// What it answered.
-    pub answer: String,
-    /// Its tokens; the last one is the end token when `stop` says so.
-    pub tokens: Vec<TokenId>,
-    /// Natural log-probability of each token, as in [`crate::Sampled`].
-    pub logprobs: Vec<f32>,
-    /// Why it ended.
-    pub stop: StopReason,
+    /// The answer.
+    pub answer: Generated,
     /// What it cost.
     pub report: TurnReport,
 }
@@ -74,10 +65,6 @@ impl Conversation {
         on_event: &mut dyn FnMut(ThinkEvent) -> ControlFlow<()>,
     ) -> Result<Turn> {
         let start = Instant::now();
-        let max_new_tokens = self.options.max_new_tokens;
-        if max_new_tokens == 0 {
-            return Err(Error::new(ErrorKind::InvalidInput, "no tokens to generate").at("max_new_tokens").got(0));
-        }
         if !matches!(question.role, Role::User | Role::Tool) {
             let error = Error::new(ErrorKind::InvalidInput, "not a question").got(question.role.name());
             return Err(error.needed("a message of a user or a tool"));
@@ -85,8 +72,9 @@ impl Conversation {
         let mut shared = self.seat.lock(&self.adapters);
         let session = &mut shared.session;
         let model = session.model().clone();
-        let sampler = Sampler::new(&self.options.sampler, model.info().n_vocab, model.never_sampled())?;
-        let plan = self.plan(&model, &question, session.options().n_ctx)?;
+        let n_ctx = session.options().n_ctx;
+        let mut writer = Writer::new(&model, n_ctx, &self.options.answer)?;
+        let plan = self.plan(&model, &question, n_ctx)?;
 
         let pictures_start = Instant::now();
         let question = self.look(&model, question, cancel)?;
@@ -99,11 +87,11 @@ impl Conversation {
         session.cut_back(seq, &beginning);
         session.set_cancel(cancel.clone());
         let rng_key = RngKey { seed: self.options.seed, step: 0, prompt: self.n_turns };
-        let answer = Answer { seq, rng_key, max_new_tokens, sampler, on_event };
-        let result = answer.run(session, &prompt, &rest, cancel);
+        let draft = writer.begin(&prompt, rng_key, 0 /* sample */);
+        let result = answer(session, seq, &rest, &mut writer, draft, cancel, on_event);
         // A token that is cancelled later must not stop the session's next call.
         session.set_cancel(CancelToken::new());
-        let Answered { speech, opening, tokens, logprobs, stop, prefill_ms, first_token } = match result {
+        let Answered { answer, text, prefill_ms, first_token } = match result {
             Ok(answered) => answered,
             Err(error) => {
                 session.cut_back(seq, &beginning);
@@ -123,14 +111,12 @@ impl Conversation {
             first_token_ms: first_token.duration_since(start).as_secs_f64() * 1e3,
         };
         self.messages.drain(..plan.n_dropped);
-        let text = opening + &model.detokenize(&tokens);
         self.messages.extend([question, ChatMessage { role: Role::Assistant, parts: vec![ChatPart::Text(text)] }]);
         self.held = prompt;
         // The last token was picked and not decoded.
-        tokens[..tokens.len() - 1].iter().for_each(|&token| self.held.push_token(token));
+        answer.tokens[..answer.tokens.len() - 1].iter().for_each(|&token| self.held.push_token(token));
         self.n_turns += 1;
-        let Speech { thinking, answer, .. } = speech;
-        Ok(Turn { thinking, answer, tokens, logprobs, stop, report })
+        Ok(Turn { answer, report })
     }
 
     /// What has to be forgotten for `question` to fit, and the tokens of all that is left.
@@ -199,118 +185,45 @@ impl Conversation {
     }
 }
 
-/// An answer under way.
-struct Answer<'a> {
-    seq: usize,
-    rng_key: RngKey,
-    max_new_tokens: usize,
-    sampler: Sampler,
-    on_event: &'a mut dyn FnMut(ThinkEvent) -> ControlFlow<()>,
-}
-
-/// A complete one.
+/// A complete answer.
 struct Answered {
-    speech: Speech,
-    /// What the template wrote of the answer.
-    opening: String,
-    tokens: Vec<TokenId>,
-    logprobs: Vec<f32>,
-    stop: StopReason,
+    answer: Generated,
+    /// With its tags, for the history.
+    text: String,
     prefill_ms: f64,
     first_token: Instant,
 }
 
-impl Answer<'_> {
-    /// Computes `rest`, the end of `prompt`, and answers.
-    fn run(
-        mut self,
-        session: &mut Session,
-        prompt: &EncodedPrompt,
-        rest: &EncodedPrompt,
-        cancel: &CancelToken,
-    ) -> Result<Answered> {
+/// Computes `rest`, the end of the prompt in sequence `seq`, and answers.
+fn answer(
+    session: &mut Session,
+    seq: usize,
+    rest: &EncodedPrompt,
+    writer: &mut Writer,
+    mut draft: Draft,
+    cancel: &CancelToken,
+    on_event: &mut dyn FnMut(ThinkEvent) -> ControlFlow<()>,
+) -> Result<Answered> {
+    cancel.check()?;
+    let start = Instant::now();
+    session.prefill(seq, rest)?;
+    let prefill_ms = milliseconds(start);
+    let mut first_token = None;
+    let stop = loop {
+        let written = writer.write(&mut draft, session.logits(seq)?)?;
+        first_token.get_or_insert_with(Instant::now);
+        let heard = written.said.into_iter().try_for_each(&mut *on_event);
+        if let Some(stop) = written.stop {
+            break stop;
+        }
+        if heard.is_break() {
+            break StopReason::Caller;
+        }
         cancel.check()?;
-        let start = Instant::now();
-        session.prefill(self.seq, rest)?;
-        let prefill_ms = milliseconds(start);
-        let opening = thinking_opened(session.model(), prompt);
-        let mut speech = Speech::new(!opening.is_empty());
-        let (mut tokens, mut logprobs) = (Vec::new(), Vec::new());
-        let mut first_token = None;
-        let stop = loop {
-            let mut rng = self.rng_key.rng(0 /* sample */, tokens.len());
-            let sampled = self.sampler.sample(session.logits(self.seq)?, &tokens, &mut rng)?;
-            first_token.get_or_insert_with(Instant::now);
-            tokens.push(sampled.token);
-            logprobs.push(sampled.logprob);
-            let stop = stop_reason(session, sampled.token, prompt.n_tokens(), tokens.len(), self.max_new_tokens);
-            let bytes = session.model().token_bytes(sampled.token);
-            let heard = speech.push(&bytes, stop.is_some(), self.on_event);
-            if let Some(stop) = stop {
-                break stop;
-            }
-            if heard.is_break() {
-                break StopReason::Caller;
-            }
-            cancel.check()?;
-            session.decode(&[(self.seq, sampled.token)])?;
-        };
-        let first_token = first_token.unwrap_or(start);
-        Ok(Answered { speech, opening, tokens, logprobs, stop, prefill_ms, first_token })
-    }
-}
-
-/// Where a template opens answers with thinking (`<think>`), that opening as the answer's own beginning; otherwise nothing.
-fn thinking_opened(model: &Model, prompt: &EncodedPrompt) -> String {
-    let Some(Segment::Tokens(tokens)) = prompt.segments.last() else { return String::new() };
-    // More than the longest tag has, if every byte is a token.
-    let end = model.detokenize(&tokens[tokens.len().saturating_sub(16)..]);
-    let tags = ["<think>", "<thinking>"].into_iter();
-    let opening = tags.filter(|tag| end.trim_end().ends_with(tag)).find_map(|tag| end.rfind(tag));
-    opening.map_or_else(String::new, |at| end[at..].to_owned())
-}
-
-/// Tokens as thinking and answer.
-struct Speech {
-    decoder: TextDecoder,
-    splitter: ThinkSplitter,
-    thinking: String,
-    answer: String,
-}
-
-impl Speech {
-    fn new(is_thinking: bool) -> Self {
-        let splitter = if is_thinking { ThinkSplitter::inside_thinking() } else { ThinkSplitter::new() };
-        Self { decoder: TextDecoder::default(), splitter, thinking: String::new(), answer: String::new() }
-    }
-
-    /// Hands what is certain with `bytes` to `on_event`; all there is when they are the last.
-    fn push(
-        &mut self,
-        bytes: &[u8],
-        is_last: bool,
-        on_event: &mut dyn FnMut(ThinkEvent) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        let mut text = self.decoder.push(bytes);
-        if is_last {
-            text += &self.decoder.finish();
-        }
-        let mut events = self.splitter.push(&text);
-        if is_last {
-            events.extend(self.splitter.finish());
-        }
-        let mut flow = ControlFlow::Continue(());
-        for event in events {
-            match &event {
-                ThinkEvent::Thinking(text) => self.thinking += text,
-                ThinkEvent::Answer(text) => self.answer += text,
-            }
-            if flow.is_continue() {
-                flow = on_event(event);
-            }
-        }
-        flow
-    }
+        session.decode(&[(seq, written.token)])?;
+    };
+    let text = draft.raw_text().to_owned();
+    Ok(Answered { answer: draft.finish(stop), text, prefill_ms, first_token: first_token.unwrap_or(start) })
 }
 
 fn milliseconds(start: Instant) -> f64 {

@@ -28,11 +28,11 @@ pub use self::{
 use crate::{
     Error, ErrorKind, Result,
     adapter::Adapter,
+    answer::AnswerOptions,
     cancel::CancelToken,
     image::ImageBudget,
     image_cache::ImageCache,
     prompt::{EncodedPrompt, Message, Role},
-    sampler::SamplerOptions,
     session::{AdapterUse, Session},
 };
 
@@ -45,11 +45,10 @@ const IMAGE_CACHE_BYTES: usize = 256 << 20;
 pub struct ConversationOptions {
     /// Instructions before the first question; default none.
     pub system: Option<String>,
-    /// How tokens are picked.
-    pub sampler: SamplerOptions,
-    /// Most tokens of an answer, at least 1; default 1024.
-    pub max_new_tokens: usize,
-    /// Places of the context kept free for an answer, where `max_new_tokens` is not less; default 256. A question that
+    /// How answers are written.
+    #[serde(flatten)]
+    pub answer: AnswerOptions,
+    /// Places of the context kept free for an answer, where its `max_new_tokens` is not less; default 256. A question that
     /// leaves fewer is an overflow.
     pub answer_room: usize,
     /// What becomes of a question that does not fit; default [`OverflowPolicy::Refuse`].
@@ -64,8 +63,7 @@ impl Default for ConversationOptions {
     fn default() -> Self {
         Self {
             system: None,
-            sampler: SamplerOptions::default(),
-            max_new_tokens: 1024,
+            answer: AnswerOptions::default(),
             answer_room: 256,
             overflow: OverflowPolicy::default(),
             seed: 0,

@@ -27,7 +27,7 @@ impl ConversationOptions {
     /// Refuses a prompt of `n_tokens` that leaves no room for an answer in a context of `n_ctx`.
     pub(super) fn check_room(&self, n_tokens: usize, n_ctx: usize) -> Result<()> {
         // Without any room not even the first token can be decoded.
-        let room = self.answer_room.min(self.max_new_tokens).max(1);
+        let room = self.answer_room.min(self.answer.max_new_tokens).max(1);
         if n_tokens.saturating_add(room) <= n_ctx {
             return Ok(());
         }

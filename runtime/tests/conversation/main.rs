@@ -10,8 +10,8 @@ mod turns;
 use std::{ops::ControlFlow, sync::Arc};
 
 use owlet_runtime::{
-    Adapter, CancelToken, FlashAttention, GenerateRequest, Generated, Image, KvType, Message, Model, Prompt, RngKey,
-    Role, SamplerOptions, Session, SessionOptions,
+    Adapter, AnswerOptions, CancelToken, FlashAttention, GenerateRequest, Generated, Image, KvType, Message, Model,
+    Prompt, RngKey, Role, SamplerOptions, Session, SessionOptions,
     conversation::{Conversation, ConversationOptions, Turn},
     generate,
 };
@@ -35,8 +35,11 @@ fn options() -> ConversationOptions {
     let banned = (0..32).chain(127..256).collect();
     ConversationOptions {
         system: Some(SYSTEM.to_owned()),
-        sampler: SamplerOptions { banned, ..SamplerOptions::default() },
-        max_new_tokens: 12,
+        answer: AnswerOptions {
+            sampler: SamplerOptions { banned, ..SamplerOptions::default() },
+            max_new_tokens: 12,
+            ..AnswerOptions::default()
+        },
         seed: 7,
         ..ConversationOptions::default()
     }
@@ -61,7 +64,7 @@ fn ask(conversation: &mut Conversation, question: Message) -> Turn {
 }
 
 fn said(turn: &Turn) -> (&[i32], &[f32]) {
-    (&turn.tokens, &turn.logprobs)
+    (&turn.answer.tokens, &turn.answer.logprobs)
 }
 
 /// The answer of a fresh session to the whole history, of which the last message is the question.
@@ -71,19 +74,18 @@ fn from_scratch(model: &Model, messages: &[Message], turn: u64, adapters: &[(Arc
     let request = GenerateRequest { prompt: &prompt, n: 1, rng_key: RngKey { seed: 7, step: 0, prompt: turn } };
     let mut session = session(model);
     session.set_adapters(adapters).expect("sets");
-    let ConversationOptions { sampler, max_new_tokens, .. } = options();
-    let ignore = &mut |_| ControlFlow::Continue(());
-    generate(&mut session, &[request], &sampler, max_new_tokens, &CancelToken::new(), ignore).expect("runs")[0]
-        .remove(0)
+    let answers =
+        generate(&mut session, &[request], &options().answer, &CancelToken::new(), &mut |_| ControlFlow::Continue(()));
+    answers.expect("runs")[0].remove(0)
 }
 
 fn assert_same_answer(turn: &Turn, expected: &Generated) {
-    assert_eq!((&turn.tokens, turn.stop), (&expected.tokens, expected.stop));
-    let differences = turn.logprobs.iter().zip(&expected.logprobs).map(|(a, b)| (a - b).abs());
+    assert_eq!((&turn.answer.tokens, turn.answer.stop), (&expected.tokens, expected.stop));
+    let differences = turn.answer.logprobs.iter().zip(&expected.logprobs).map(|(a, b)| (a - b).abs());
     let largest = differences.fold(0.0, f32::max);
     assert!(largest < ROUNDING, "{largest}");
 }
 
 fn answered(turn: &Turn) -> Message {
-    Message::text(Role::Assistant, turn.thinking.clone() + &turn.answer)
+    Message::text(Role::Assistant, turn.answer.thinking.clone() + &turn.answer.text)
 }

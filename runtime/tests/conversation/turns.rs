@@ -29,7 +29,7 @@ fn later_turns_compute_only_what_is_new_and_answer_as_if_all_were() {
         assert_same_answer(&turn, &from_scratch(&model, &history, index as u64, &[]));
         assert_eq!(turn.report.n_prompt_tokens - turn.report.n_computed_tokens, n_held, "turn {index}");
         // The last token of an answer is not computed.
-        n_held = turn.report.n_prompt_tokens + turn.tokens.len() - 1;
+        n_held = turn.report.n_prompt_tokens + turn.answer.tokens.len() - 1;
         assert_eq!(conversation.n_tokens(), n_held);
         history.push(answered(&turn));
         n_pictures += [2, 0, 1, 0][index];
@@ -56,8 +56,8 @@ fn events_are_the_answer_and_the_caller_may_end_it() {
         if n_events == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     let turn = turn.expect("answers");
-    assert_eq!((turn.stop, n_events, turn.tokens.len()), (owlet_runtime::StopReason::Caller, 3, 3));
-    assert_eq!(text, turn.answer);
+    assert_eq!((turn.answer.stop, n_events, turn.answer.tokens.len()), (owlet_runtime::StopReason::Caller, 3, 3));
+    assert_eq!(text, turn.answer.text);
     let history = [user("Hello?", &[]), answered(&turn), user("What?", &[])];
     assert_same_answer(&ask(&mut conversation, user("What?", &[])), &from_scratch(&model, &history, 1, &[]));
 }
@@ -87,11 +87,11 @@ fn the_template_decides_what_becomes_of_earlier_thinking() {
     }
     let turns = [&mut with_thinking, &mut without].map(|conversation| ask(conversation, user("And now?", &[])));
     assert_eq!(said(&turns[0]), said(&turns[1]));
-    assert_eq!((turns[0].report.n_prompt_tokens, turns[0].answer.as_str()), (turns[1].report.n_prompt_tokens, ""));
-    assert!(!turns[0].thinking.is_empty());
+    assert_eq!((turns[0].report.n_prompt_tokens, turns[0].answer.text.as_str()), (turns[1].report.n_prompt_tokens, ""));
+    assert!(!turns[0].answer.thinking.is_empty());
     let last = with_thinking.messages().last().expect("an answer");
     let ChatPart::Text(text) = &last.parts[0] else { panic!("a text") };
-    assert_eq!(*text, format!("<think>\n{}", model.detokenize(&turns[0].tokens)));
+    assert_eq!(*text, format!("<think>\n{}", model.detokenize(&turns[0].answer.tokens)));
 }
 
 #[test]
@@ -118,8 +118,13 @@ fn cancelled_turns_leave_the_conversation_as_it_was() {
             }
         });
         let mut endless = options();
-        endless.sampler.banned.extend((256..256 + tiny::SPECIAL.len() as i32).filter(|&token| model.is_eog(token)));
-        disturbed.set_options(ConversationOptions { max_new_tokens: 200, ..endless });
+        endless
+            .answer
+            .sampler
+            .banned
+            .extend((256..256 + tiny::SPECIAL.len() as i32).filter(|&token| model.is_eog(token)));
+        endless.answer.max_new_tokens = 200;
+        disturbed.set_options(endless);
         // The answer takes longer than any delay.
         let slowly = &mut |_| {
             thread::sleep(Duration::from_millis(1));
@@ -129,7 +134,7 @@ fn cancelled_turns_leave_the_conversation_as_it_was() {
         canceller.join().expect("no panic");
         match result {
             Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled),
-            Ok(turn) => panic!("was faster: {} tokens", turn.tokens.len()),
+            Ok(turn) => panic!("was faster: {} tokens", turn.answer.tokens.len()),
         }
     }
     disturbed.set_options(options());
