@@ -35,6 +35,7 @@ mod prompt;
 pub mod quantize;
 pub mod rng;
 mod sampler;
+mod score;
 mod session;
 mod template;
 mod text;
@@ -59,6 +60,7 @@ pub use mapped::MappedFile;
 pub use model::{Model, ModelInfo, ModelOptions, TokenId};
 pub use prompt::{EncodedPrompt, IMAGE_MARK, ImageEmbedding, Message, Part, Prompt, Role, Segment};
 pub use sampler::{Sampled, Sampler, SamplerOptions};
+pub use score::{ScoreOptions, Scored, score, score_many};
 pub use session::{
     AdapterUse, FlashAttention, KvType, PromptCache, PromptCacheStats, PromptStore, SequenceState, Session,
     SessionOptions,

@@ -116,11 +116,8 @@ impl Sampler {
     /// # Errors
     /// `Backend` when the logits are not numbers, `InvalidInput` when their number is wrong.
     pub fn sample(&mut self, logits: &[f32], answer: &[TokenId], rng: &mut Rng) -> Result<Sampled> {
-        if logits.len() != self.is_banned.len() {
-            let error = Error::new(ErrorKind::InvalidInput, "wrong number of logits").got(logits.len());
-            return Err(error.needed(self.is_banned.len()));
-        }
-        let temperature = if self.options.temperature == 0.0 { 1.0 } else { f64::from(self.options.temperature) };
+        self.check(logits)?;
+        let temperature = self.divisor();
         let normalizer = self.weigh(logits, temperature)?;
         let SamplerOptions { repeat_penalty, top_k, top_p, min_p, .. } = self.options;
         let token = if self.options.temperature == 0.0 {
@@ -135,6 +132,43 @@ impl Sampler {
         };
         let logprob = f64::from(logits[token as usize]) / temperature - normalizer;
         Ok(Sampled { token, logprob: logprob as f32 })
+    }
+
+    /// The natural log-probability of `token` by `logits`, as [`Sampler::sample`] tells it of the token that it picks.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`]; `InvalidInput` for a token that is banned or not in the vocabulary.
+    pub fn logprob(&mut self, logits: &[f32], token: TokenId) -> Result<f32> {
+        self.check(logits)?;
+        self.check_allowed(token)?;
+        let temperature = self.divisor();
+        let normalizer = self.weigh(logits, temperature)?;
+        Ok((f64::from(logits[token as usize]) / temperature - normalizer) as f32)
+    }
+
+    /// Refuses a token that is never picked.
+    pub(crate) fn check_allowed(&self, token: TokenId) -> Result<()> {
+        match usize::try_from(token).ok().and_then(|index| self.is_banned.get(index)) {
+            Some(false) => Ok(()),
+            Some(true) => Err(Error::new(ErrorKind::InvalidInput, "token is never sampled").got(token)),
+            None => {
+                let error = Error::new(ErrorKind::InvalidInput, "token is not in the vocabulary").got(token);
+                Err(error.needed(format!("0 to {}", self.is_banned.len() - 1)))
+            }
+        }
+    }
+
+    fn check(&self, logits: &[f32]) -> Result<()> {
+        if logits.len() == self.is_banned.len() {
+            return Ok(());
+        }
+        let error = Error::new(ErrorKind::InvalidInput, "wrong number of logits").got(logits.len());
+        Err(error.needed(self.is_banned.len()))
+    }
+
+    /// What logits are divided by.
+    fn divisor(&self) -> f64 {
+        if self.options.temperature == 0.0 { 1.0 } else { f64::from(self.options.temperature) }
     }
 
     /// Fills `weights` and returns ln of the sum of exp(logit / temperature) over the tokens that are not banned.

@@ -21,6 +21,7 @@ mod plan;
 mod quantize;
 mod recover;
 mod run;
+mod score;
 mod speaker;
 mod synth;
 mod tasks;
@@ -52,6 +53,7 @@ struct GlobalArgs {
 enum Command {
     Quantize(quantize::QuantizeArgs),
     Run(run::RunArgs),
+    Score(score::ScoreArgs),
     Chat(chat::ChatArgs),
     Adapt(Box<adapt::AdaptArgs>),
     Tune(Box<tune::TuneArgs>),
@@ -86,6 +88,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Quantize(args) => quantize::run(&args, output),
         Command::Run(args) => run::run(&args, output),
+        Command::Score(args) => score::run(&args, output),
         Command::Chat(args) => chat::run(&args, output),
         Command::Adapt(args) => adapt::run(&args, output),
         Command::Tune(args) => tune::run(&args, output),

@@ -49,26 +49,11 @@ pub(super) fn measure(model: &Model, dataset: &Dataset, options: &TuneOptions) -
 /// # Errors
 /// `Limit` if it is too long; `Unsupported` for a model without a token that ends an answer.
 pub(super) fn given_response(model: &Model, sample: &Sample, options: &TuneOptions) -> Result<Vec<TokenId>> {
-    // Spellings of control tokens stay text: a data set is from outside.
-    let mut tokens = model.tokenize(&sample.target(), false)?;
-    tokens.push(end_token(model)?);
+    let tokens = model.completion(&sample.target(), true)?;
     if tokens.len() > options.max_response_tokens {
         let error = Error::new(ErrorKind::Limit, "response too long").at(sample.named_place());
         let needed = format!("at most {}", options.max_response_tokens);
         return Err(error.got(format!("{} tokens", tokens.len())).needed(needed));
     }
     Ok(tokens)
-}
-
-/// What the model says when an answer is over: the end of a turn, or else of a text.
-fn end_token(model: &Model) -> Result<TokenId> {
-    for key in ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eos_token_id"] {
-        let id = model.gguf().opt_u32(key)?.and_then(|id| TokenId::try_from(id).ok());
-        if let Some(id) = id.filter(|&id| model.is_eog(id)) {
-            return Ok(id);
-        }
-    }
-    Err(Error::new(ErrorKind::Unsupported, "the model has no token that ends an answer")
-        .at(model.path().display())
-        .needed("tokenizer.ggml.eos_token_id"))
 }

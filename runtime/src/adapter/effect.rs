@@ -27,7 +27,8 @@ impl Adapter {
         // As exact as can be: a small difference shall not be rounded away.
         let (kv_type, flash_attention) = (KvType::F32, FlashAttention::Off);
         let n_ctx = prompt.n_tokens();
-        let options = SessionOptions { n_ctx, n_seq: 1, n_ubatch: n_ctx, kv_type, flash_attention, n_threads };
+        let options =
+            SessionOptions { n_ctx, n_ubatch: n_ctx, kv_type, flash_attention, n_threads, ..SessionOptions::default() };
         let mut session = Session::new(&self.model, &options)?;
         session.prefill(0, &prompt)?;
         let without = session.logits(0)?.to_vec();

@@ -186,8 +186,9 @@ fn context_params(
     // llama.cpp plans its buffers for batches that all sequences share evenly.
     params.n_batch = (options.n_ubatch as u32).next_multiple_of(params.n_seq_max);
     params.n_ubatch = params.n_batch;
-    // Logits are asked for at most once per sequence; a buffer for a whole batch would be megabytes at 150k tokens.
-    params.n_outputs_max = if all_logits { params.n_batch } else { params.n_seq_max };
+    // A buffer for the logits of a whole batch would be hundreds of megabytes at 150k tokens.
+    let n_logits = params.n_seq_max.max(options.n_logits as u32);
+    params.n_outputs_max = if all_logits { params.n_batch } else { n_logits };
     params.n_threads = n_threads as i32;
     params.n_threads_batch = n_threads as i32;
     params.type_k = options.kv_type.ggml();

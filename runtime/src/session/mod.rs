@@ -9,6 +9,7 @@ mod batch;
 mod context;
 mod options;
 mod prompts;
+mod run;
 mod state;
 
 use std::{sync::Arc, time::Instant};
@@ -62,6 +63,8 @@ struct Sequence {
     next_position: i32,
     /// Entry of the last batch that holds this sequence's logits.
     logits_at: Option<usize>,
+    /// Entries before it that hold those of the tokens before.
+    n_logits_before: usize,
     /// Where activated adapters acted on it; plain ones acted on all of it.
     activation: Activation,
     /// Whether a fork from or to it waits for the next decode call, which copies the data.
@@ -144,7 +147,7 @@ impl Session {
         if result.is_err() {
             self.context.truncate(seq, before.next_position);
             let is_unsettled = self.sequences[seq].is_unsettled;
-            self.sequences[seq] = Sequence { logits_at: None, is_unsettled, ..before };
+            self.sequences[seq] = Sequence { logits_at: None, n_logits_before: 0, is_unsettled, ..before };
         }
         self.timings.prefill_ms += start.elapsed().as_secs_f64() * 1e3;
         if result.is_ok() {
@@ -206,10 +209,7 @@ impl Session {
     /// one that did.
     pub fn logits(&self, seq: usize) -> Result<&[f32]> {
         let at = self.sequence(seq)?.logits_at;
-        at.and_then(|index| self.context.logits(index)).ok_or_else(|| {
-            let error = Error::new(ErrorKind::InvalidInput, "sequence has no logits").at(format!("sequence {seq}"));
-            error.needed("a part in the last prefill or decode")
-        })
+        at.and_then(|index| self.context.logits(index)).ok_or_else(|| no_logits(seq))
     }
 
     /// Empties `seq`.
@@ -249,7 +249,7 @@ impl Session {
         self.context.truncate(seq, mark.next_position);
         let Mark { n_tokens, next_position, activation } = mark;
         let is_unsettled = self.sequences[seq].is_unsettled;
-        self.sequences[seq] = Sequence { n_tokens, next_position, logits_at: None, activation, is_unsettled };
+        self.sequences[seq] = Sequence { n_tokens, next_position, activation, is_unsettled, ..Sequence::default() };
     }
 
     /// Cuts `seq` back to `beginning`, which what it holds begins with.
@@ -406,6 +406,7 @@ impl Session {
         sequence.n_tokens += n_tokens;
         sequence.next_position += n_positions;
         sequence.logits_at = logits_at;
+        sequence.n_logits_before = 0;
     }
 
     fn failed(&self, failure: DecodeFailure) -> Error {
@@ -425,6 +426,11 @@ impl Session {
 /// whose every layer takes a share (no published one) works only when all tokens want logits.
 fn wants_all_logits(model: &Model) -> bool {
     model.hyper().n_deepstack == model.hyper().n_layer
+}
+
+fn no_logits(seq: usize) -> Error {
+    let error = Error::new(ErrorKind::InvalidInput, "sequence has no logits").at(format!("sequence {seq}"));
+    error.needed("a part in the last prefill or decode")
 }
 
 /// A place in a sequence.

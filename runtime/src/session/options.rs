@@ -39,6 +39,10 @@ pub struct SessionOptions {
     pub n_seq: usize,
     /// Most tokens computed at once in a prompt; default 512. Memory for activations grows with it.
     pub n_ubatch: usize,
+    /// Most tokens of one sequence that get logits in a call ([`Session::decode_run`]), at most `n_ubatch`; default 1.
+    /// Scores and speculation want 8 to 32. Each takes 8 bytes for every token of the vocabulary, but no more than
+    /// `n_seq` in all are reserved for by default.
+    pub n_logits: usize,
     /// Precision of keys and values; default F16.
     pub kv_type: KvType,
     /// Fused attention; default Auto.
@@ -55,6 +59,7 @@ impl Default for SessionOptions {
             n_ctx: 2048,
             n_seq: 1,
             n_ubatch: 512,
+            n_logits: 1,
             kv_type: KvType::F16,
             flash_attention: FlashAttention::Auto,
             n_threads: 0,
@@ -77,6 +82,9 @@ impl SessionOptions {
         }
         if !(1..=1 << 16).contains(&self.n_ubatch) {
             return refused("n_ubatch", self.n_ubatch, format!("1 to {}", 1 << 16));
+        }
+        if !(1..=self.n_ubatch).contains(&self.n_logits) {
+            return refused("n_logits", self.n_logits, format!("1 to {}, as many as n_ubatch", self.n_ubatch));
         }
         backend::resolve_threads(self.n_threads)?;
         let cells = (self.n_ctx as u64).next_multiple_of(256) * self.n_seq as u64;

@@ -48,7 +48,15 @@ fn options() -> ConversationOptions {
 fn session_options() -> SessionOptions {
     // Keys and values that are rounded to F16 would pass on the rounding of other batch sizes enlarged.
     let (kv_type, flash_attention) = (KvType::F32, FlashAttention::Off);
-    SessionOptions { n_ctx: 700, n_seq: 2, n_ubatch: 64, n_threads: 1, kv_type, flash_attention }
+    SessionOptions {
+        n_ctx: 700,
+        n_seq: 2,
+        n_ubatch: 64,
+        n_threads: 1,
+        kv_type,
+        flash_attention,
+        ..SessionOptions::default()
+    }
 }
 
 fn session(model: &Model) -> Session {

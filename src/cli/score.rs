@@ -1,0 +1,149 @@
+//! `owlet score`: how probable given answers are; the ranked table goes to stdout.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use owlet::{
+    ErrorKind, Image, Model, Prompt, ScoreOptions, Scored, Session, SessionOptions, Timings, TokenId, score_many,
+};
+use serde::Serialize;
+
+use super::{
+    failure::{Result, Teach},
+    interrupt,
+    model::{AdapterArg, ModelArgs},
+    output::{self, Output},
+};
+
+/// Tokens of a completion that are computed at once.
+const N_LOGITS: usize = 32;
+
+/// Tell how probable given answers to a question are, the most probable first
+#[derive(Args, Debug)]
+pub(crate) struct ScoreArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// An adapter to apply, with a scale or at full strength; may be repeated
+    #[arg(long = "adapter", value_name = "FILE[=SCALE]")]
+    adapters: Vec<AdapterArg>,
+    /// A picture (PNG, JPEG, WebP, GIF, BMP); may be repeated. `<image>` in the prompt marks where each goes
+    #[arg(long = "image", short, value_name = "FILE")]
+    images: Vec<PathBuf>,
+    /// Instructions before the question
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Divides the logits
+    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    temperature: f32,
+    /// Count the token that ends an answer too: "yes" is then an answer and not the beginning of one
+    #[arg(long)]
+    end: bool,
+    /// Rank by the mean over tokens, which does not prefer short answers
+    #[arg(long)]
+    by_mean: bool,
+    /// Print one JSON document with the log-probability of every token
+    #[arg(long)]
+    json: bool,
+    /// The question
+    prompt: String,
+    /// The answers
+    #[arg(required = true, value_name = "ANSWER")]
+    answers: Vec<String>,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    /// The most probable first.
+    answers: Vec<Row<'a>>,
+    n_prompt_tokens: usize,
+    image_encode_ms: f64,
+    timings: Timings,
+}
+
+/// An answer.
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    answer: &'a str,
+    logprob: f64,
+    mean_logprob: f64,
+    /// Of the probability that the given answers have together.
+    share: f64,
+    tokens: Vec<TokenRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct TokenRow {
+    id: TokenId,
+    text: String,
+    logprob: f32,
+}
+
+pub(crate) fn run(args: &ScoreArgs, output: Output) -> Result<()> {
+    let cancel = interrupt::cancel_on_signal()?;
+    let images = args.images.iter().map(Image::open).collect::<owlet::Result<Vec<_>>>()?;
+    let model = args.model.load()?;
+    let mut question = Prompt::user(&args.prompt, images)?;
+    if let Some(system) = &args.system {
+        question = question.with_system(system);
+    }
+    let prompt = model
+        .encode(&question)
+        .hint(ErrorKind::Unsupported, "pictures need the model's image projector: name it by `--mmproj`")?;
+    let tokenized = args.answers.iter().map(|answer| model.completion(answer, args.end));
+    let tokenized = tokenized.collect::<owlet::Result<Vec<_>>>()?;
+    let completions: Vec<&[TokenId]> = tokenized.iter().map(|tokens| &**tokens).collect();
+
+    let longest = completions.iter().map(|completion| completion.len()).max().unwrap_or(0);
+    let n_ctx = (prompt.n_tokens() + longest).min(model.info().n_ctx_train);
+    let options =
+        SessionOptions { n_ctx, n_logits: N_LOGITS, n_threads: args.model.threads, ..SessionOptions::default() };
+    let mut session = Session::new(&model, &options)?;
+    session.set_adapters(&args.adapters.iter().map(|adapter| adapter.load(&model)).collect::<Result<Vec<_>>>()?)?;
+    let options = ScoreOptions { temperature: args.temperature, ..ScoreOptions::default() };
+    let scores = score_many(&mut session, &prompt, &completions, &options, &cancel)?;
+
+    let shares = shares(&scores);
+    let rows = args.answers.iter().zip(&completions).zip(scores.iter().zip(shares));
+    let mut rows: Vec<_> =
+        rows.map(|((answer, tokens), (scored, share))| Row::new(&model, answer, tokens, scored, share)).collect();
+    let rank = |row: &Row| if args.by_mean { row.mean_logprob } else { row.logprob };
+    rows.sort_by(|a, b| rank(b).total_cmp(&rank(a)));
+    if args.json {
+        return output.json(&Report {
+            answers: rows,
+            n_prompt_tokens: prompt.n_tokens(),
+            image_encode_ms: prompt.image_encode_ms(),
+            timings: *session.timings(),
+        });
+    }
+    output.data(table(&rows))
+}
+
+/// Of the probability that all have together, that of each.
+fn shares(scores: &[Scored]) -> Vec<f64> {
+    let largest = scores.iter().map(Scored::sum).fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<_> = scores.iter().map(|scored| (scored.sum() - largest).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / total).collect()
+}
+
+fn table(rows: &[Row]) -> String {
+    let heading = ["answer", "logprob", "per token", "tokens", "share"].map(str::to_owned).to_vec();
+    let cells = |row: &Row| {
+        // A row is a line.
+        let answer = row.answer.replace('\n', "\\n");
+        let numbers = [row.logprob, row.mean_logprob].map(|number| format!("{number:.3}"));
+        let [logprob, mean] = numbers;
+        vec![answer, logprob, mean, row.tokens.len().to_string(), format!("{:.1} %", 100.0 * row.share)]
+    };
+    output::table(&std::iter::once(heading).chain(rows.iter().map(cells)).collect::<Vec<_>>())
+}
+
+impl<'a> Row<'a> {
+    fn new(model: &Model, answer: &'a str, tokens: &[TokenId], scored: &Scored, share: f64) -> Self {
+        let token = |(&id, &logprob)| TokenRow { id, text: model.detokenize(&[id]), logprob };
+        let tokens = tokens.iter().zip(&scored.logprobs).map(token).collect();
+        Self { answer, logprob: scored.sum(), mean_logprob: scored.mean(), share, tokens }
+    }
+}

@@ -1,0 +1,92 @@
+//! Given answers ranked, and several answers to one question, from the command line.
+
+#[expect(dead_code, unreachable_pub, reason = "the runtime's own tests use more of it")]
+#[path = "../runtime/tests/common/tiny.rs"]
+mod tiny;
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A tiny model with a projector and an adapter, and a picture.
+fn workshop() -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).expect("a writable folder");
+    write("model.gguf", &tiny::model().bytes());
+    write("mmproj.gguf", &tiny::mmproj().bytes());
+    write("adapter.gguf", &tiny::adapter().bytes());
+    let picture = image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8 * 4, y as u8 * 4, 90]));
+    picture.save(folder.path().join("picture.png")).expect("a writable folder");
+    folder
+}
+
+fn owlet(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_owlet"));
+    command.current_dir(folder).args(arguments).args(["-m", "model.gguf", "--threads", "1"]);
+    command.output().expect("owlet starts")
+}
+
+fn json(folder: &Path, arguments: &[&str]) -> Value {
+    let output = owlet(folder, &[arguments, &["--json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("stdout is JSON")
+}
+
+const SCORE: [&str; 7] = ["score", "--image", "picture.png", "What is this?", "A cat", "A dog on a mat", "no"];
+
+#[test]
+fn score_ranks_answers_and_json_has_every_token() {
+    let folder = workshop();
+    let report = json(folder.path(), &SCORE);
+    let rows = report["answers"].as_array().expect("a list");
+    let logprobs: Vec<_> = rows.iter().map(|row| row["logprob"].as_f64().expect("a number")).collect();
+    assert!(logprobs.len() == 3 && logprobs.is_sorted_by(|a, b| a >= b), "{report}");
+    let shares: f64 = rows.iter().map(|row| row["share"].as_f64().expect("a number")).sum();
+    assert!((shares - 1.0).abs() < 1e-9, "{report}");
+    for row in rows {
+        let tokens = row["tokens"].as_array().expect("a list");
+        let text: String = tokens.iter().map(|token| token["text"].as_str().expect("text")).collect();
+        assert_eq!(text, row["answer"], "{report}");
+        let sum: f64 = tokens.iter().map(|token| token["logprob"].as_f64().expect("a number")).sum();
+        assert!((sum - row["logprob"].as_f64().expect("a number")).abs() < 1e-4, "{report}");
+    }
+    let other = json(folder.path(), &[&SCORE[..], &["--adapter", "adapter.gguf"]].concat());
+    assert_ne!(report["answers"], other["answers"], "the adapter acts");
+    let whole = json(folder.path(), &[&SCORE[..], &["--end"]].concat());
+    let n_tokens = |report: &Value| -> usize {
+        report["answers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|row| row["tokens"].as_array())
+            .map(Vec::len)
+            .sum()
+    };
+    assert_eq!(n_tokens(&whole), n_tokens(&report) + 3, "an end token each");
+
+    let output = owlet(folder.path(), &[&SCORE[..], &["--by-mean"]].concat());
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(table.lines().count(), 4, "{table}");
+    assert!(table.starts_with("answer") && table.contains("A dog on a mat"), "{table}");
+}
+
+#[test]
+fn score_refuses_what_it_cannot_score() {
+    let folder = workshop();
+    for (arguments, says) in [
+        (&["score", "What?"][..], "<ANSWER>"),
+        (&["score", "What?", ""], "empty completion"),
+        (&["score", "What?", "yes", "--temperature=-1"], "temperature"),
+        (&["score", "--image", "gone.png", "What?", "yes"], "gone.png"),
+    ] {
+        let output = owlet(folder.path(), arguments);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains(says), "{told}");
+    }
+}
