@@ -54,6 +54,7 @@ pub use owlet_adapters::{
     task::{ProblemType, TaskType},
     trainer::{Slice, StepEvent, Trainer},
     tune::{self, Fit, Responses, TuneEvent, TuneMetrics, TuneObjective, TuneOptions, Tuner, Who},
+    vote,
 };
 pub use owlet_quant as quant;
 pub use owlet_runtime::{

@@ -90,3 +90,45 @@ fn score_refuses_what_it_cannot_score() {
         assert!(told.contains(says), "{told}");
     }
 }
+
+const ASK: [&str; 9] =
+    ["run", "--image", "picture.png", "What is this?", "--max-tokens", "6", "--temperature", "1.5", "--quiet"];
+
+#[test]
+fn samples_vote_and_json_has_every_one() {
+    let folder = workshop();
+    for (vote, rule) in [("majority", "majority"), ("mbr", "minimum_risk"), ("best", "best")] {
+        let report = json(folder.path(), &[&ASK[..], &["--samples", "10", "--vote", vote]].concat());
+        let (vote, samples) = (&report["vote"], report["vote"]["samples"].as_array().expect("a list"));
+        assert_eq!((samples.len(), vote["rule"].as_str()), (10, Some(rule)), "{report}");
+        let winner = &samples[vote["winner"].as_u64().expect("an index") as usize];
+        assert_eq!(vote["support"], winner["weight"], "{report}");
+        assert_eq!(report["stop"], winner["stop"], "{report}");
+        assert!(samples.iter().any(|sample| sample["logprob"] != winner["logprob"]), "samples differ: {report}");
+    }
+    // One prompt for all; the same seed gives the same samples, one by one and together.
+    let one = json(folder.path(), &ASK);
+    let many = json(folder.path(), &[&ASK[..], &["--samples", "3", "--expect", "text"]].concat());
+    assert_eq!(one["timings"]["n_prompt_tokens"], many["timings"]["n_prompt_tokens"]);
+    assert!(one["vote"].is_null() && many["vote"]["problem_type"] == "open-ended", "{many}");
+    let n_decoded = |report: &Value| report["timings"]["n_decoded"].as_u64().expect("a number");
+    assert!(n_decoded(&many) > n_decoded(&one), "{many}");
+
+    let told = owlet(folder.path(), &[&ASK[..8], &["--samples", "3", "--vote", "best"]].concat());
+    assert!(told.stdout.ends_with(b"\n"));
+    assert!(String::from_utf8_lossy(&told.stderr).contains("of 3 is the best"), "{told:?}");
+}
+
+#[test]
+fn samples_without_a_temperature_are_refused() {
+    let folder = workshop();
+    for (arguments, says) in [
+        (&["run", "What?", "--samples", "3"][..], "hint: `--temperature 1`"),
+        (&["run", "What?", "--samples", "0"], "1 to 256"),
+    ] {
+        let output = owlet(folder.path(), arguments);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains(says), "{told}");
+    }
+}

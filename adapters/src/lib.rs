@@ -13,7 +13,8 @@
 //! 8. [`mod@file`], [`checkpoint`] and [`metrics`]: what is written; [`statistics`]: how sure a result is.
 //!
 //! [`trainer`] is the loop over them, in slices, with the settings in [`options`] and those of published methods in [`method`];
-//! [`plan`] tells the memory of all this beforehand. [`mod@evaluate`] asks held-out samples.
+//! [`plan`] tells the memory of all this beforehand. [`mod@evaluate`] asks held-out samples; [`vote`] makes
+//! one answer of several.
 //! [`tune`] is the shorter loop of supervised training: data to tokens to 5.
 #![forbid(unsafe_code)]
 
@@ -48,3 +49,4 @@ pub mod task;
 pub mod trainer;
 pub mod tune;
 mod update;
+pub mod vote;

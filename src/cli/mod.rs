@@ -28,6 +28,7 @@ mod tasks;
 mod training;
 mod tune;
 mod tuning;
+mod votes;
 
 /// An on-device model that sees, and that the device can teach.
 #[derive(Debug, Parser)]

@@ -5,7 +5,7 @@ use std::{fmt, ops::ControlFlow, path::PathBuf};
 use clap::Args;
 use owlet::{
     AnswerOptions, EncodedPrompt, ErrorKind, GenerateRequest, Image, ImageOptions, Model, Prompt, RngKey, Session,
-    SessionOptions, StopReason, Timings, generate, peak_memory_bytes, reward::parse_box,
+    SessionOptions, StopReason, ThinkEvent, Timings, generate, peak_memory_bytes, reward::parse_box,
 };
 use serde::Serialize;
 
@@ -16,6 +16,7 @@ use super::{
     model::{AdapterArg, ModelArgs, SamplingArgs},
     output::{self, Output},
     speaker::Speaker,
+    votes::{VoteReport, VotingArgs},
 };
 
 /// Ask a model about pictures or text; the answer goes to stdout, the thinking to stderr
@@ -34,6 +35,8 @@ pub(crate) struct RunArgs {
     system: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    voting: VotingArgs,
     /// Stop after this many tokens
     #[arg(long, default_value_t = 1024, value_name = "N")]
     max_tokens: usize,
@@ -62,6 +65,9 @@ struct Report {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
     stop: &'static str,
+    /// With `--samples`: how they voted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vote: Option<VoteReport>,
     timings: TimingsReport,
 }
 
@@ -81,6 +87,7 @@ struct TimingsReport {
 }
 
 pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
+    args.voting.check(&args.sampling)?;
     let cancel = interrupt::cancel_on_signal()?;
     let images = args
         .images
@@ -121,17 +128,26 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
 
     let mut speaker = Speaker::new(output, args.json);
     let mut heard = Ok(());
+    let n = args.voting.samples;
     let request =
-        GenerateRequest { prompt: &prompt, n: 1, rng_key: RngKey { seed: args.sampling.seed, ..RngKey::default() } };
+        GenerateRequest { prompt: &prompt, n, rng_key: RngKey { seed: args.sampling.seed, ..RngKey::default() } };
     let options =
         AnswerOptions { sampler: args.sampling.options(), max_new_tokens: args.max_tokens, ..AnswerOptions::default() };
     let answers = generate(&mut session, &[request], &options, &cancel, &mut |event| {
-        heard = event.said.iter().try_for_each(|event| speaker.hear(event));
+        // Nobody knows the winner before the vote.
+        if n == 1 {
+            heard = event.said.iter().try_for_each(|event| speaker.hear(event));
+        }
         if heard.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
-    let finished = speaker.finish();
-    let answer = answers?.remove(0).remove(0);
-    heard.and(finished)?;
+    let mut answers = answers?.remove(0);
+    let vote = if n > 1 { Some(args.voting.decide(&model, &answers)?) } else { None };
+    let answer = answers.swap_remove(vote.as_ref().map_or(0, |vote| vote.winner));
+    if n > 1 {
+        let said = [ThinkEvent::Thinking(answer.thinking.clone()), ThinkEvent::Answer(answer.text.clone())];
+        heard = said.iter().try_for_each(|event| speaker.hear(event));
+    }
+    heard.and(speaker.finish())?;
 
     let found = match (parse_box(&answer.text), &first_picture, &plan) {
         (Some(corners), Some(picture), Some(plan)) => Some(model.box_map(picture, plan.budget)?.to_pixels(corners)),
@@ -152,14 +168,17 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
             box_pixels: found,
             warnings,
             stop,
+            vote,
             timings,
         });
     }
+    vote.iter().for_each(|vote| output.say(vote));
     output.say(timings);
     Ok(())
 }
 
-fn stop_name(stop: StopReason) -> &'static str {
+/// As programs read it.
+pub(super) fn stop_name(stop: StopReason) -> &'static str {
     match stop {
         StopReason::EndOfAnswer => "end_of_answer",
         StopReason::StopString(_) => "stop_string",
@@ -197,10 +216,11 @@ impl fmt::Display for TimingsReport {
     }
 }
 
-/// A session that holds the prompt and the longest answer, or as much as the model was trained for.
+/// A session whose sequences hold the prompt and the longest answer, or as much as the model was trained for.
 fn open_session(model: &Model, prompt: &EncodedPrompt, args: &RunArgs) -> Result<Session> {
     let most = args.context.unwrap_or(model.info().n_ctx_train);
     let n_ctx = prompt.n_tokens().saturating_add(args.max_tokens).min(most);
-    let options = SessionOptions { n_ctx, n_threads: args.model.threads, ..SessionOptions::default() };
+    let n_seq = args.voting.n_lanes();
+    let options = SessionOptions { n_ctx, n_seq, n_threads: args.model.threads, ..SessionOptions::default() };
     Ok(Session::new(model, &options)?)
 }

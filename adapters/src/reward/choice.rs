@@ -15,6 +15,21 @@ pub(super) fn score(answer: &str, truth: &str, options: &[String]) -> f64 {
     f64::from(u8::from(is_right))
 }
 
+/// What `answer` names: letters in order, such as `A` or `AC`, or else its text in lower case. `None` for an answer of neither
+/// letters nor digits, or where `options` are known and it names none of them.
+pub(crate) fn canonical(answer: &str, options: &[String]) -> Option<String> {
+    if let Some(letters) = letters(undress(answer)) {
+        let has = |letter| options.iter().any(|option| split_label(option).is_some_and(|(label, _)| label == letter));
+        let is_known = options.is_empty() || letters.iter().all(|&letter| has(letter));
+        return is_known.then(|| letters.into_iter().collect());
+    }
+    if let Some(letter) = named_letter(answer, options) {
+        return Some(letter.to_string());
+    }
+    let text = signed(answer);
+    (options.is_empty() && !undress(&text).is_empty()).then_some(text)
+}
+
 /// LaTeX around an answer, without its backslash.
 const WRAPPERS: [&str; 5] = ["boxed{", "text{", "mathrm{", "textbf{", "mathbf{"];
 

@@ -16,7 +16,12 @@ pub(super) fn score(answer: &str, truth: &str) -> f64 {
 /// The box of a JSON object under the key `boxes`: four finite numbers, which may be written as strings.
 pub fn parse_box(answer: &str) -> Option<Box> {
     let object: Value = serde_json::from_str(answer).ok()?;
-    let corners: Vec<f64> = object.get("boxes")?.as_array()?.iter().map(coordinate).collect::<Option<_>>()?;
+    coordinates(object.get("boxes")?.as_array()?)
+}
+
+/// Four finite numbers, which may be written as strings.
+pub(crate) fn coordinates(items: &[Value]) -> Option<Box> {
+    let corners: Vec<f64> = items.iter().map(coordinate).collect::<Option<_>>()?;
     corners.try_into().ok()
 }
 
@@ -28,7 +33,8 @@ fn coordinate(value: &Value) -> Option<f64> {
     number.filter(|number| number.is_finite())
 }
 
-fn intersection_over_union(left: Box, right: Box) -> f64 {
+/// In 0..=1.
+pub(crate) fn intersection_over_union(left: Box, right: Box) -> f64 {
     let area = |[x1, y1, x2, y2]: Box| (x2 - x1).max(0.0) * (y2 - y1).max(0.0);
     let common = area([left[0].max(right[0]), left[1].max(right[1]), left[2].min(right[2]), left[3].min(right[3])]);
     let union = area(left) + area(right) - common;

@@ -45,7 +45,10 @@ use std::collections::BTreeMap;
 use owlet_runtime::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use choice::canonical as canonical_choice;
 pub use grounding::parse_box;
+pub(crate) use grounding::{coordinates, intersection_over_union};
+pub(crate) use number::parse_number;
 pub use parse::{Parsed, parse};
 
 use crate::{

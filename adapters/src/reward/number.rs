@@ -32,7 +32,7 @@ fn rounded(value: f64) -> [f64; 2] {
 
 /// A finite number that stands alone: sign, thousands commas, decimals, exponent; a currency or percent sign, a fraction
 /// `a/b`, `$..$` and `\boxed{..}` around it are accepted. Words and units are not.
-fn parse_number(text: &str) -> Option<f64> {
+pub(crate) fn parse_number(text: &str) -> Option<f64> {
     let text = text.trim();
     let text = text.strip_prefix("\\boxed{").and_then(|inner| inner.strip_suffix('}')).unwrap_or(text);
     let ascii: String = text.chars().map(to_ascii).filter(|c| !matches!(c, '$' | '€' | '£')).collect();
