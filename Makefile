@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-heavy lint check-adapter bench bench-peer bench-decode bench-rollouts bench-cost \
-    bench-conversation bench-all bench-learning
+    bench-conversation bench-all bench-learning bench-votes
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: setup ## Time a training step, the gradient through packed weights, the r
 bench-peer: setup ## Time the same training step in transformers + peft, and then ours
 	benches/peer/run.sh $(BENCH_ARGS)
 	$(cargo) bench --profile dev --bench training -- $(BENCH_ARGS)
+
+bench-votes: setup ## Ask held-out questions eight times and let the answers vote (docs/votes.md)
+	$(cargo) bench --profile dev --locked --bench votes -- $(BENCH_ARGS)
 
 BENCH_THREADS ?= 2
 BENCH_MODELS := target/bench-models
