@@ -33,6 +33,9 @@
 //! Every failure is an [`Error`] with an [`ErrorKind`]: bad files and arguments are refused before llama.cpp sees them.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "pull")]
+pub mod pull;
+
 pub use owlet_adapters::{
     advantage::{self, Estimator},
     checkpoint::{CheckpointStore, Resumed},

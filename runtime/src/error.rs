@@ -31,6 +31,8 @@ pub enum ErrorKind {
     Limit,
     /// The caller cancelled the work.
     Cancelled,
+    /// A server was not reached, broke off, or refused.
+    Network,
     /// Somebody else is using it: another process writes to the same folder.
     Busy,
     /// A training whose numbers left their range, again and again.

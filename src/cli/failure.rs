@@ -126,6 +126,7 @@ mod tests {
             (ErrorKind::ContextOverflow, 1),
             (ErrorKind::Limit, 1),
             (ErrorKind::Cancelled, 130),
+            (ErrorKind::Network, 1),
             (ErrorKind::Busy, 1),
             (ErrorKind::Diverged, 1),
             (ErrorKind::NoEffect, 1),

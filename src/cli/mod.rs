@@ -18,6 +18,8 @@ mod method;
 mod model;
 mod output;
 mod plan;
+#[cfg(feature = "pull")]
+mod pull;
 mod quantize;
 mod recover;
 mod run;
@@ -52,6 +54,8 @@ struct GlobalArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[cfg(feature = "pull")]
+    Pull(pull::PullArgs),
     Quantize(quantize::QuantizeArgs),
     Run(run::RunArgs),
     Score(score::ScoreArgs),
@@ -87,6 +91,8 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     }
     let output = Output::new(cli.global.quiet);
     let done = match cli.command {
+        #[cfg(feature = "pull")]
+        Command::Pull(args) => pull::run(&args, output),
         Command::Quantize(args) => quantize::run(&args, output),
         Command::Run(args) => run::run(&args, output),
         Command::Score(args) => score::run(&args, output),
