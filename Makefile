@@ -57,8 +57,8 @@ $(BENCH_MODELS)/%.gguf:
 SHAPE_text := --preset smollm2-135m --type Q8_0
 SHAPE_vision := --preset qwen3-vl-2b --layers 8 --type Q4_K_M
 
-bench-decode: setup $(BENCH_MODELS)/text.gguf ## Time our decode loop beside a bare one of llama.cpp
-	$(cargo) bench --profile dev --locked -p owlet-runtime --bench decode -- $(CURDIR)/$(BENCH_MODELS)/text.gguf $(BENCH_THREADS)
+bench-decode: setup $(BENCH_MODELS)/text.gguf ## Time one, 4 and 8 answers by our decode loop and by a bare one of llama.cpp
+	$(cargo) run --locked -- bench -m $(BENCH_MODELS)/text.gguf --threads $(BENCH_THREADS) --tokens 128 --repeats 9
 
 bench-rollouts: setup $(BENCH_MODELS)/vision.gguf ## Time eight answers about a picture as a group and one by one
 	$(cargo) bench --profile dev --locked --bench rollouts -- --threads $(BENCH_THREADS)
@@ -66,7 +66,7 @@ bench-rollouts: setup $(BENCH_MODELS)/vision.gguf ## Time eight answers about a 
 	    --model $(CURDIR)/$(BENCH_MODELS)/vision.gguf
 
 bench-conversation: setup ## Time the first token of a second question about a picture
-	$(cargo) bench --profile dev --locked --bench conversation -- --threads $(BENCH_THREADS)
+	$(cargo) run --locked -- bench --threads $(BENCH_THREADS) --samples 1
 
 bench-cost: setup ## Time training steps over a grid, fit the law of their cost, draw docs/performance/cost.svg
 	PATH='$(CARGO_HOME)/bin':"$$PATH" python3 benches/cost.py --threads $(BENCH_THREADS)

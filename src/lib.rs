@@ -61,7 +61,7 @@ pub use owlet_adapters::{
 };
 pub use owlet_quant as quant;
 pub use owlet_runtime::{
-    Adapter, Alpha, AnswerOptions, AtomicFile, BoxCoordinates, BoxMap, CancelToken, Deadline, DecodeOptions,
+    Adapter, Alpha, AnswerOptions, AtomicFile, BareLoop, BoxCoordinates, BoxMap, CancelToken, Deadline, DecodeOptions,
     EncodedPrompt, Error, ErrorKind, GenerateRequest, Generated, IMAGE_MARK, Image, ImageBudget, ImageCache,
     ImageLimits, ImageOptions, ImagePlan, ImageWarning, Message, Model, ModelInfo, ModelOptions, Orientation, Part,
     PixelFormat, Prompt, RawImage, Result, RngKey, Role, SamplerOptions, ScoreOptions, Scored, Session, SessionOptions,

@@ -62,7 +62,7 @@ pub use prompt::{EncodedPrompt, IMAGE_MARK, ImageEmbedding, Message, Part, Promp
 pub use sampler::{Sampled, Sampler, SamplerOptions};
 pub use score::{ScoreOptions, Scored, score, score_many};
 pub use session::{
-    AdapterUse, FlashAttention, KvType, PromptCache, PromptCacheStats, PromptStore, SequenceState, Session,
+    AdapterUse, BareLoop, FlashAttention, KvType, PromptCache, PromptCacheStats, PromptStore, SequenceState, Session,
     SessionOptions,
 };
 pub use template::ChatTemplate;

@@ -9,6 +9,7 @@ use output::Output;
 
 mod adapt;
 mod adapter;
+mod bench;
 mod chat;
 mod demo;
 mod draw;
@@ -64,6 +65,7 @@ enum Command {
     Tune(Box<tune::TuneArgs>),
     Recover(Box<recover::RecoverArgs>),
     Plan(plan::PlanArgs),
+    Bench(bench::BenchArgs),
     Tasks(tasks::TasksArgs),
     Synth(synth::SynthArgs),
     Demo(demo::DemoArgs),
@@ -101,6 +103,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Tune(args) => tune::run(&args, output),
         Command::Recover(args) => recover::run(&args, output),
         Command::Plan(args) => plan::run(&args, output),
+        Command::Bench(args) => bench::run(&args, output),
         Command::Tasks(args) => tasks::run(&args, output),
         Command::Synth(args) => synth::run(&args, output),
         Command::Demo(args) => demo::run(&args, output),

@@ -175,13 +175,13 @@ impl Job<'_> {
             }
         };
         let total = head.total.or(self.n_bytes);
-        if let Some(total) = total {
-            if let Err(error) = ensure_room(self.target, total.saturating_sub(kept.n_bytes())) {
-                if kept.n_bytes() == 0 {
-                    kept.remove();
-                }
-                return Err(error.into());
+        if let Some(total) = total
+            && let Err(error) = ensure_room(self.target, total.saturating_sub(kept.n_bytes()))
+        {
+            if kept.n_bytes() == 0 {
+                kept.remove();
             }
+            return Err(error.into());
         }
         let done = self.copy(response, total, &mut kept, on_event);
         *part = Some(kept);

@@ -165,12 +165,12 @@ impl Drop for Context {
     }
 }
 
-fn pool_params(n_threads: usize) -> sys::ggml_threadpool_params {
+pub(super) fn pool_params(n_threads: usize) -> sys::ggml_threadpool_params {
     // SAFETY: plain data.
     unsafe { sys::ggml_threadpool_params_default(n_threads as i32) }
 }
 
-fn context_params(
+pub(super) fn context_params(
     options: &SessionOptions,
     n_threads: usize,
     all_logits: bool,

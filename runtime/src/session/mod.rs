@@ -5,6 +5,7 @@
 //! numbers, room in the cache) is checked here.
 
 mod adapters;
+mod bare;
 mod batch;
 mod context;
 mod options;
@@ -22,6 +23,7 @@ use self::{
 };
 pub use self::{
     adapters::AdapterUse,
+    bare::BareLoop,
     options::{FlashAttention, KvType, SessionOptions},
     prompts::{PromptCache, PromptCacheStats, PromptStore},
     state::SequenceState,
