@@ -109,7 +109,7 @@ fn timeless(metrics: StepMetrics) -> StepMetrics {
 }
 
 fn largest_b(trainer: &Trainer) -> f32 {
-    let modules = trainer.adapter().weights.modules;
+    let modules = trainer.adapter().expect("the model can be read").weights.modules;
     modules.iter().flat_map(|module| &module.b).fold(0.0, |largest, value| largest.max(value.abs()))
 }
 
@@ -195,7 +195,7 @@ fn sampler_and_learner_are_one_activated_model() {
         // Measured are 1e-6.
         assert!(metrics.applied && metrics.logprob_gap.is_some_and(|gap| gap < 1e-5), "{metrics:?}");
     }
-    let mut file = trainer.adapter();
+    let mut file = trainer.adapter().expect("the model can be read");
     let opening = bench.model.generation_prompt().expect("ChatML");
     assert_eq!(file.weights.config.mode.invocation(), Some(&opening[..]));
 
@@ -275,7 +275,8 @@ fn an_activated_run_resumes_as_what_it_is() {
 fn a_run_that_begins_with_an_adapter_is_one_of_its_shape() {
     let bench = Bench::new();
     let shape = LoraConfig { rank: 3, alpha: 6.0, ..LoraConfig::default() };
-    let start = bench.trainer(TrainerOptions { lora: shape, ..options() }).adapter().weights;
+    let start =
+        bench.trainer(TrainerOptions { lora: shape, ..options() }).adapter().expect("the model can be read").weights;
     let begin = |alpha: f32| {
         let mut weights = start.clone();
         weights.config.alpha = alpha;
@@ -286,7 +287,7 @@ fn a_run_that_begins_with_an_adapter_is_one_of_its_shape() {
     let mut first = begin(6.0);
     assert_eq!(first.options().lora, start.config);
     step(&mut first);
-    let config = first.adapter().provenance.expect("our own file").config;
+    let config = first.adapter().expect("the model can be read").provenance.expect("our own file").config;
     let config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
     assert_eq!((&config["options"]["lora"]["rank"], &config["options"]["lora"]["alpha"]), (&3.into(), &6.0.into()));
 
@@ -326,7 +327,7 @@ fn a_penalty_holds_the_policy_near_the_base() {
         let loss = LossOptions { kl, ..LossOptions::default() };
         let mut trainer = bench.trainer(TrainerOptions { loss, n_steps: 6, ..options() });
         let divergences: Vec<_> = (0..6).map(|_| step(&mut trainer).reference_kl).collect();
-        (divergences, trainer.adapter().weights)
+        (divergences, trainer.adapter().expect("the model can be read").weights)
     };
     let ((_, unmeasured), (free, measured), (held, _)) = (run(None), run(Some(0.0)), run(Some(100.0)));
     assert_eq!(free[0], 0.0, "the policy is its own reference until the first update");

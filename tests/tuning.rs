@@ -144,7 +144,10 @@ fn a_run_that_was_cancelled_and_resumed_ends_with_the_same_bits() {
         for expected in &expected[1..] {
             assert_eq!(timeless(step(&mut second)), *expected);
         }
-        assert_eq!(second.adapter().weights, whole.adapter().weights);
+        assert_eq!(
+            second.adapter().expect("the model can be read").weights,
+            whole.adapter().expect("the model can be read").weights
+        );
 
         let mut other = bench.tuner(TuneOptions { batch_size: 3, ..options() });
         assert_eq!(other.resume(&store).expect_err("another run").kind(), ErrorKind::Mismatch);
@@ -176,7 +179,10 @@ fn a_step_that_is_stopped_anywhere_leaves_no_trace() {
             assert_eq!(done.map(timeless), Some(timeless(step(&mut whole))));
         }
         assert!(n_stops > 0, "a step takes longer than no time");
-        assert_eq!(stopped.adapter().weights, whole.adapter().weights);
+        assert_eq!(
+            stopped.adapter().expect("the model can be read").weights,
+            whole.adapter().expect("the model can be read").weights
+        );
     }
 }
 
@@ -185,7 +191,7 @@ fn a_run_can_begin_with_an_adapter() {
     let bench = Bench::new();
     let mut first = bench.tuner(options(TuneObjective::Likelihood));
     step(&mut first);
-    let start = first.adapter().weights;
+    let start = first.adapter().expect("the model can be read").weights;
     let mut second = bench.tuner(TuneOptions { seed: 4, ..options(TuneObjective::Likelihood) });
     second.start_from(start.clone()).expect("an adapter of the same model");
     let likelihood = |tuner: &mut Tuner| change(tuner, &bench.data(), Quantity::NegLogprob).1;
@@ -260,7 +266,7 @@ fn updates_that_are_not_finite_are_skipped_until_the_run_counts_as_diverged() {
     let options = || TuneOptions { max_skipped_updates: 3, ..options(TuneObjective::Likelihood) };
     let broken = || {
         let mut tuner = bench.tuner(options());
-        let mut weights = tuner.adapter().weights;
+        let mut weights = tuner.adapter().expect("the model can be read").weights;
         weights.tensors_mut().for_each(|tensor| tensor.fill(f32::NAN));
         tuner.start_from(weights).expect("an adapter of the same model");
         tuner

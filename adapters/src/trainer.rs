@@ -171,7 +171,7 @@ impl Trainer {
     /// `Mismatch` if the checkpoint is of another model, data set or configuration; `Unsupported` for another version of
     /// the format; `Io`. The trainer is then as before.
     pub fn resume(&mut self, store: &CheckpointStore) -> Result<Resumed> {
-        let (checkpoint, damaged) = store.load_newest(&self.identity(), self.options.optimizer)?;
+        let (checkpoint, damaged) = store.load_newest(&self.identity()?, self.options.optimizer)?;
         let Some(checkpoint) = checkpoint else { return Ok(Resumed { metrics_bytes: None, damaged }) };
         let TrainState { step, epoch, position, metrics_bytes, n_skipped_in_a_row, .. } = checkpoint.state;
         sample_with(&self.model, &mut self.sessions, &checkpoint.weights)?;
@@ -193,7 +193,7 @@ impl Trainer {
     /// `Io`.
     pub fn checkpoint(&self, store: &CheckpointStore, metrics_bytes: u64) -> Result<()> {
         let state = TrainState {
-            run: self.identity(),
+            run: self.identity()?,
             step: self.step,
             epoch: self.cursor.epoch,
             position: self.cursor.position,
@@ -362,14 +362,17 @@ impl Trainer {
         &self.options
     }
 
-    /// The adapter as it is now.
-    pub fn adapter(&self) -> AdapterFile {
-        let RunIdentity { base_model, architecture, config, seed, .. } = self.identity();
-        AdapterFile {
+    /// The adapter as it is now. The first call reads the whole model file for its hash.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn adapter(&self) -> Result<AdapterFile> {
+        let RunIdentity { base_model, architecture, config, seed, .. } = self.identity()?;
+        Ok(AdapterFile {
             architecture,
             weights: (*self.weights).clone(),
             provenance: Some(Provenance { base_model, config: config.to_string(), step: self.step, seed }),
-        }
+        })
     }
 
     /// Writes the adapter as a GGUF that llama.cpp loads, beside `path` and renamed.
@@ -377,25 +380,24 @@ impl Trainer {
     /// # Errors
     /// As [`AdapterFile::write`].
     pub fn write_adapter(&self, path: &Path, precision: Precision) -> Result<()> {
-        self.adapter().write(path, precision)
+        self.adapter()?.write(path, precision)
     }
 
-    fn identity(&self) -> RunIdentity {
-        let info = self.model.info();
-        RunIdentity {
-            base_model: info.hash.clone(),
-            architecture: info.architecture.clone(),
+    fn identity(&self) -> Result<RunIdentity> {
+        Ok(RunIdentity {
+            base_model: self.model.content_hash()?.to_owned(),
+            architecture: self.model.info().architecture.clone(),
             dataset: self.dataset.hash().to_owned(),
             config: serde_json::json!({
                 "options": self.options.identity(),
-                "mmproj": info.mmproj_hash,
+                "mmproj": self.model.projector_hash()?,
                 "pixels": self.model.image_budget().map(|budget| [budget.min_pixels, budget.max_pixels]),
                 "reward": self.reward.name(),
                 "start": self.start,
                 "version": env!("CARGO_PKG_VERSION"),
             }),
             seed: self.options.seed,
-        }
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Read-only memory maps: the one place where a file becomes a byte slice without being copied.
 
-use std::{fmt, fs::File, ops::Deref, path::Path};
+use std::{fmt, fs::File, io, ops::Deref, path::Path};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -8,7 +8,11 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// As with every memory map, another process that truncates the file while it is mapped ends this process with SIGBUS.
 /// Owlet's own writers never do that: they write beside the file and rename (see [`crate::AtomicFile`]).
-pub struct MappedFile(memmap2::Mmap);
+pub struct MappedFile {
+    map: memmap2::Mmap,
+    /// The same file, whatever has its name by now.
+    file: File,
+}
 
 impl MappedFile {
     /// Maps the regular file at `path`.
@@ -26,7 +30,26 @@ impl MappedFile {
         // SAFETY: the map is read-only and private to this value. That nobody truncates or rewrites the file in place
         // meanwhile cannot be enforced by any call; it is the documented condition above.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
-        Ok(Self(map))
+        Ok(Self { map, file })
+    }
+
+    /// Fills `buffer` from `offset` on without touching the map: bytes that are needed once would stay in this process's
+    /// memory as far as the system counts it.
+    pub(crate) fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset)
+        }
+        #[cfg(not(unix))]
+        {
+            use io::{Read as _, Seek as _};
+            let mut file = self.file.try_clone()?;
+            // Handles that share a position: one reader at a time.
+            static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+            let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            file.seek(io::SeekFrom::Start(offset))?;
+            file.read_exact(buffer)
+        }
     }
 }
 
@@ -34,7 +57,7 @@ impl Deref for MappedFile {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.map
     }
 }
 

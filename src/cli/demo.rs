@@ -84,7 +84,7 @@ pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<()> {
     let report = DemoReport {
         title: "Owlet: taught on this device".to_owned(),
         summary: summary(&before, &after, steps.len(), training_seconds),
-        configuration: configuration(args, &model, &trainer, &adapter, training_seconds),
+        configuration: configuration(args, &model, &trainer, &adapter, training_seconds)?,
         results: task_results(&before, &after),
         steps: steps.iter().map(step_point).collect(),
         examples: shown
@@ -243,7 +243,7 @@ fn configuration(
     trainer: &Trainer,
     adapter: &Path,
     seconds: f64,
-) -> Vec<(String, String)> {
+) -> Result<Vec<(String, String)>> {
     let (info, options) = (model.info(), trainer.options());
     let adapter_bytes = fs::metadata(adapter).map_or(0, |metadata| metadata.len());
     let rows = [
@@ -259,7 +259,7 @@ fn configuration(
                 "rank {}, alpha {}, {} weights, {}",
                 options.lora.rank,
                 options.lora.alpha,
-                trainer.adapter().weights.n_parameters(),
+                trainer.adapter()?.weights.n_parameters(),
                 output::bytes(adapter_bytes)
             ),
         ),
@@ -281,7 +281,7 @@ fn configuration(
         ("training time", duration(seconds)),
         ("peak memory", peak_memory_bytes().map_or_else(|| "unknown".to_owned(), output::bytes)),
     ];
-    rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    Ok(rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 fn duration(seconds: f64) -> String {

@@ -185,7 +185,7 @@ impl Before {
         output: Output,
     ) -> Result<Self> {
         let (base_model, config) =
-            trainer.adapter().provenance.map(|run| (run.base_model, run.config)).unwrap_or_default();
+            trainer.adapter()?.provenance.map(|run| (run.base_model, run.config)).unwrap_or_default();
         let kept = fs::read(directory.join(BEFORE)).ok().filter(|_| resume);
         let kept = kept.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
         let is_ours = |kept: &Self| {

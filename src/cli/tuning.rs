@@ -244,7 +244,7 @@ pub(crate) fn run_tuning(
     let mut folder = RunFolder::open(store, &mut tuner, args.resume, pace, output)?;
     let before = held_out.map(|data| compare(&mut tuner, data, Who::Start, cancel, output)).transpose()?;
     let (last_step, n_skipped) = train(&mut tuner, &mut folder, cancel, output)?;
-    tuner.adapter().write(&args.out, Precision::F32)?;
+    tuner.adapter()?.write(&args.out, Precision::F32)?;
     let after = held_out.map(|data| compare(&mut tuner, data, Who::Adapted, cancel, output)).transpose()?;
     let held_out = before.zip(after).map(|(before, after)| HeldOut::of(&before, &after));
     if args.json {

@@ -80,14 +80,16 @@ fn prompts_that_do_not_invoke_the_adapter_are_found_before_any_work() {
 
     // The same of an adapter from elsewhere; the trainer stays what it was.
     let mut trainer = bench.trainer(activated());
-    let mut elsewhere = trainer.adapter().weights;
+    let mut elsewhere = trainer.adapter().expect("the model can be read").weights;
     elsewhere.config = lora;
     refused(trainer.start_from(elsewhere.clone()).err());
-    assert_eq!(trainer.options().lora.mode, trainer.adapter().weights.config.mode);
+    assert_eq!(trainer.options().lora.mode, trainer.adapter().expect("the model can be read").weights.config.mode);
     step(&mut trainer);
 
     // And of held-out questions.
-    let bytes = AdapterFile { weights: elsewhere, ..trainer.adapter() }.to_bytes(Precision::F32).expect("in memory");
+    let bytes = AdapterFile { weights: elsewhere, ..trainer.adapter().expect("the model can be read") }
+        .to_bytes(Precision::F32)
+        .expect("in memory");
     let adapter = Arc::new(Adapter::from_bytes(&bench.model, &bytes).expect("loads"));
     let mut session = tiny::session(&bench.model, 2, 128);
     session.set_adapters(&[(adapter, 1.0)]).expect("sets");

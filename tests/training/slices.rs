@@ -27,7 +27,7 @@ fn whole(bench: &Bench, options: TrainerOptions) -> (Vec<StepMetrics>, LoraWeigh
     let mut trainer = bench.trainer(options);
     let n_steps = trainer.options().n_steps;
     let metrics = (0..n_steps).map(|_| timeless(step(&mut trainer))).collect();
-    (metrics, trainer.adapter().weights)
+    (metrics, trainer.adapter().expect("the model can be read").weights)
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn in_slices(options: &TrainerOptions) {
     }
     // A unit is a decode call of up to six, or a layer of two: a step has dozens.
     assert!(n_slices > 150 && n_within > 1, "{n_slices} slices, {n_within} checkpoints within a step");
-    assert_eq!((metrics, trainer.adapter().weights), expected);
+    assert_eq!((metrics, trainer.adapter().expect("the model can be read").weights), expected);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_step_rests_when_its_host_says_so_and_serves_others_meanwhile() {
         Slice::StepDone(metrics) => timeless(*metrics),
         Slice::Pending(event) => panic!("nobody asked to rest at {event:?}"),
     };
-    assert_eq!((vec![done], trainer.adapter().weights), expected);
+    assert_eq!((vec![done], trainer.adapter().expect("the model can be read").weights), expected);
 }
 
 /// Rewards so large that the gradient leaves the range of F32.
@@ -181,7 +181,7 @@ fn what_changes_no_bits_may_change_where_a_run_goes_on() {
     second.resume(&store).expect("the same run");
     step(&mut second);
     let (_, expected) = whole(&bench, TrainerOptions { n_steps: 2, ..options() });
-    assert_eq!(second.adapter().weights, expected);
+    assert_eq!(second.adapter().expect("the model can be read").weights, expected);
 
     let decaying = Schedule { decay: Decay::Linear, ..options().schedule };
     for options in [

@@ -148,8 +148,7 @@ pub struct Engine {
     options: EngineOptions,
     arenas: Arenas,
     prefixes: PrefixCache,
-    /// What tells prefixes of this engine from those of others.
-    prefix_context: String,
+    file: Arc<GgufFile>,
 }
 
 impl Engine {
@@ -175,9 +174,8 @@ impl Engine {
         let decoder = Decoder::read(file)?;
         let weights = Weights::map(&mut backend, file, &decoder)?;
         let prefixes = PrefixCache::new(options.prefix_cache.clone());
-        let prefix_context = prefix_context(file, &options);
         let arenas = Arenas::default();
-        Ok(Self { backend, decoder, weights, options, arenas, prefixes, prefix_context })
+        Ok(Self { backend, decoder, weights, options, arenas, prefixes, file: Arc::clone(file) })
     }
 
     /// The tensors that an adapter may act on: name, width of the input, width of the output; from the first layer up.
@@ -392,7 +390,7 @@ impl Engine {
             return Ok(None);
         }
         let (prompt, _) = group.prompt.split_at(n_tokens);
-        let key = PrefixKey::of(&self.prefix_context, &prompt);
+        let key = PrefixKey::of(&prefix_context(&self.file, &self.options)?, &prompt);
         if let Some(prefix) = self.prefixes.get(key, &self.decoder, n_tokens) {
             return Ok(Some(prefix));
         }
@@ -435,10 +433,11 @@ fn n_tokens(prefix: &Option<Arc<Prefix>>) -> usize {
 
 /// The same prompt has other last bits under other numbers of threads and other cuts of attention, and under kernels of
 /// another version or processor.
-fn prefix_context(file: &GgufFile, options: &EngineOptions) -> String {
+/// What tells prefixes of this engine from those of others.
+fn prefix_context(file: &GgufFile, options: &EngineOptions) -> Result<String> {
     let EngineOptions { n_threads, attention_bytes, .. } = options;
     let (version, processor) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
-    format!("{version} {processor} {} {n_threads} {attention_bytes}", file.identity_hash())
+    Ok(format!("{version} {processor} {} {n_threads} {attention_bytes}", file.content_hash()?))
 }
 
 fn check_group(group: &GroupInput, temperature: f32) -> Result<()> {

@@ -186,7 +186,7 @@ impl Tuner {
     /// `Mismatch` if the checkpoint is of another model, teacher, data set or configuration; `Unsupported` for a newer
     /// version; `Io`.
     pub fn resume(&mut self, store: &CheckpointStore) -> Result<Resumed> {
-        let (checkpoint, damaged) = store.load_newest(&self.identity(), self.options.optimizer)?;
+        let (checkpoint, damaged) = store.load_newest(&self.identity()?, self.options.optimizer)?;
         let Some(checkpoint) = checkpoint else { return Ok(Resumed { metrics_bytes: None, damaged }) };
         let TrainState { step, epoch, position, metrics_bytes, n_skipped_in_a_row, .. } = checkpoint.state;
         self.weights = checkpoint.weights;
@@ -202,7 +202,7 @@ impl Tuner {
     /// `Io`.
     pub fn checkpoint(&self, store: &CheckpointStore, metrics_bytes: u64) -> Result<()> {
         let state = TrainState {
-            run: self.identity(),
+            run: self.identity()?,
             step: self.step,
             epoch: self.cursor.epoch,
             position: self.cursor.position,
@@ -332,14 +332,17 @@ impl Tuner {
         &self.options
     }
 
-    /// The adapter as it is now.
-    pub fn adapter(&self) -> AdapterFile {
-        let RunIdentity { base_model, architecture, config, seed, .. } = self.identity();
-        AdapterFile {
+    /// The adapter as it is now. The first call reads the whole model file for its hash.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn adapter(&self) -> Result<AdapterFile> {
+        let RunIdentity { base_model, architecture, config, seed, .. } = self.identity()?;
+        Ok(AdapterFile {
             architecture,
             weights: self.weights.clone(),
             provenance: Some(Provenance { base_model, config: config.to_string(), step: self.step, seed }),
-        }
+        })
     }
 
     /// Responses to some samples of `dataset`, in their order.
@@ -405,26 +408,25 @@ impl Tuner {
         Order { dataset: &self.dataset, seed: self.options.seed, first: None }
     }
 
-    fn identity(&self) -> RunIdentity {
-        let info = self.model.info();
-        let teacher = self.teacher.as_ref().map(|teacher| {
-            let info = teacher.model.info();
-            (info.hash.clone(), info.mmproj_hash.clone())
-        });
-        RunIdentity {
-            base_model: info.hash.clone(),
-            architecture: info.architecture.clone(),
+    fn identity(&self) -> Result<RunIdentity> {
+        let teacher = match &self.teacher {
+            Some(teacher) => Some((teacher.model.content_hash()?, teacher.model.projector_hash()?)),
+            None => None,
+        };
+        Ok(RunIdentity {
+            base_model: self.model.content_hash()?.to_owned(),
+            architecture: self.model.info().architecture.clone(),
             dataset: self.dataset.hash().to_owned(),
             config: serde_json::json!({
                 "tune": self.options.identity(),
                 "teacher": teacher,
                 "start": self.start.as_ref().map(LoraWeights::hash),
-                "mmproj": info.mmproj_hash,
+                "mmproj": self.model.projector_hash()?,
                 "pixels": self.model.image_budget().map(|budget| [budget.min_pixels, budget.max_pixels]),
                 "version": env!("CARGO_PKG_VERSION"),
             }),
             seed: self.options.seed,
-        }
+        })
     }
 }
 

@@ -119,7 +119,7 @@ impl Adapter {
             info,
             invocation,
             metadata: file.metadata().to_vec(),
-            hash: file.identity_hash(),
+            hash: file.content_hash()?.to_owned(),
         })
     }
 
@@ -140,7 +140,7 @@ impl Adapter {
     }
 
     /// SHA-256, in hexadecimal, over its file's metadata and, of every tensor, name, type, shape and the first 4 KiB of data, as
-    /// [`crate::ModelInfo::hash`] tells models apart.
+    /// [`Model::content_hash`] tells models apart.
     pub fn hash(&self) -> &str {
         &self.hash
     }

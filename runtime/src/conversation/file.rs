@@ -28,9 +28,9 @@ const DIGEST: usize = 32;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
-    /// [`crate::ModelInfo::hash`].
+    /// [`crate::Model::content_hash`].
     model: String,
-    /// [`crate::ModelInfo::mmproj_hash`].
+    /// [`Model::projector_hash`].
     mmproj: Option<String>,
     kv_type: KvType,
     adapters: Vec<AdapterUse>,
@@ -82,13 +82,13 @@ impl Conversation {
         let mut shared = self.seat.lock(&self.adapters);
         let is_empty = self.held.n_tokens() == 0;
         let state = if is_empty { None } else { Some(shared.session.save(self.seat.seq(), &self.held)?) };
-        let info = shared.session.model().info();
+        let model = shared.session.model();
         let mut pictures = Album::default();
         let messages = self.messages.iter().map(|message| pictures.message(message)).collect();
         let held = self.held.segments.iter().map(|segment| pictures.segment(segment)).collect();
         let header = Header {
-            model: info.hash.clone(),
-            mmproj: info.mmproj_hash.clone(),
+            model: model.content_hash()?.to_owned(),
+            mmproj: model.projector_hash()?.map(str::to_owned),
             kv_type: shared.session.options().kv_type,
             adapters: AdapterUse::of(&self.adapters),
             options: self.options.clone(),
@@ -212,11 +212,10 @@ impl SavedConversation {
     }
 
     fn check(&self, model: &Model, kv_type: KvType, adapters: &[(Arc<Adapter>, f32)]) -> Result<()> {
-        let info = model.info();
-        let hash = |hash: &Option<String>| hash.clone().unwrap_or_else(|| "none".to_owned());
+        let hash = |hash: Option<&str>| hash.unwrap_or("none").to_owned();
         let facts = [
-            ("model", self.model.clone(), info.hash.clone()),
-            ("image projector", hash(&self.mmproj), hash(&info.mmproj_hash)),
+            ("model", self.model.clone(), model.content_hash()?.to_owned()),
+            ("image projector", hash(self.mmproj.as_deref()), hash(model.projector_hash()?)),
             ("precision of keys and values", format!("{:?}", self.kv_type), format!("{kv_type:?}")),
         ];
         let refused = |what: &str, saved: String, given: String| {

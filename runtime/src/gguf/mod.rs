@@ -6,6 +6,7 @@
 //!
 //! Shapes are in ggml order everywhere: `shape[0]` is the row length, the contiguous dimension.
 
+mod hash;
 mod read;
 mod types;
 mod value;

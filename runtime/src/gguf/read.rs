@@ -5,13 +5,12 @@ use std::{
     fmt,
     ops::Range,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
-
-use sha2::{Digest, Sha256};
 
 use super::{
     ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, GgmlType, MAGIC, MAX_DIMS, MAX_NAME_BYTES, TensorInfo, VERSION, Value,
-    value::ARRAY_ID,
+    hash::tree_hash, value::ARRAY_ID,
 };
 use crate::{Error, ErrorKind, MappedFile, Result};
 
@@ -22,6 +21,7 @@ pub struct GgufFile {
     header: Header,
     keys: HashMap<String, usize>,
     names: HashMap<String, usize>,
+    hash: OnceLock<String>,
 }
 
 enum Bytes {
@@ -64,7 +64,7 @@ impl GgufFile {
         })?;
         let keys = header.metadata.iter().enumerate().map(|(index, (key, _))| (key.clone(), index)).collect();
         let names = header.tensors.iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect();
-        Ok(Self { path, bytes, header, keys, names })
+        Ok(Self { path, bytes, header, keys, names, hash: OnceLock::new() })
     }
 
     /// The path it was opened with.
@@ -83,18 +83,25 @@ impl GgufFile {
         &bytes[..bytes.len().min(self.header.data_start as usize)]
     }
 
-    /// SHA-256, in hexadecimal, of the header and the first 4096 bytes of every tensor: tells models apart without reading
-    /// gigabytes.
-    pub fn identity_hash(&self) -> String {
-        const SAMPLE_BYTES: usize = 4096;
-        let mut hasher = Sha256::new();
-        // The header has the length of everything that follows, so two different files never run together alike.
-        hasher.update(self.header_bytes());
-        for tensor in self.tensors() {
-            let data = self.data(tensor);
-            hasher.update(&data[..data.len().min(SAMPLE_BYTES)]);
+    /// A hash of every byte of the file, in hexadecimal (SHA-256 over the SHA-256 of pieces). It is computed when it is first
+    /// asked for, on all cores, and kept; the file is read, not mapped, so its pages do not count as memory of this process.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn content_hash(&self) -> Result<&str> {
+        if let Some(hash) = self.hash.get() {
+            return Ok(hash);
         }
-        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        let read = |offset: u64, buffer: &mut [u8]| match &self.bytes {
+            Bytes::Mapped(file) => file.read_exact_at(offset, buffer),
+            Bytes::Owned(bytes) => {
+                buffer.copy_from_slice(&bytes[offset as usize..][..buffer.len()]);
+                Ok(())
+            }
+        };
+        let hash = tree_hash(self.n_bytes(), &read);
+        let hash = hash.map_err(|source| Error::io("cannot read file", &self.path, source))?;
+        Ok(self.hash.get_or_init(|| hash))
     }
 
     /// Alignment of tensor data in bytes.

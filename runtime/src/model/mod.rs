@@ -93,11 +93,6 @@ pub struct ModelInfo {
     pub n_bytes: u64,
     /// Size of the image projector file; `None` for a text model.
     pub mmproj_bytes: Option<u64>,
-    /// SHA-256, in hexadecimal, over the model file's metadata and, of every tensor, name, type, shape and the first
-    /// 4 KiB of data: tells models apart without reading the whole file.
-    pub hash: String,
-    /// The same of the image projector file; `None` for a text model.
-    pub mmproj_hash: Option<String>,
 }
 
 /// A loaded model. Clones share it; sessions may use it from several threads at once.
@@ -113,6 +108,7 @@ struct Inner {
     /// count through.
     adapter_list: RwLock<()>,
     file: GgufFile,
+    mmproj: Option<GgufFile>,
     hyper: Hyperparameters,
     budget: Option<ImageBudget>,
     has_absolute_boxes: bool,
@@ -188,6 +184,7 @@ impl Model {
             weights,
             adapter_list,
             file,
+            mmproj: mmproj.map(|(file, _)| file),
             hyper,
             budget,
             has_absolute_boxes,
@@ -233,6 +230,23 @@ impl Model {
     /// The mapped model file: metadata and weights.
     pub fn gguf(&self) -> &GgufFile {
         &self.0.file
+    }
+
+    /// The hash of the whole model file, by which saved states and caches on disk know it; see [`GgufFile::content_hash`] for
+    /// what the first call costs.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn content_hash(&self) -> Result<&str> {
+        self.0.file.content_hash()
+    }
+
+    /// The same of the image projector file; `None` for a text model.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn projector_hash(&self) -> Result<Option<&str>> {
+        self.0.mmproj.as_ref().map(GgufFile::content_hash).transpose()
     }
 
     /// Milliseconds that loading took, checks and projector included.
@@ -499,7 +513,5 @@ fn model_info(
         n_params,
         n_bytes: file.n_bytes(),
         mmproj_bytes: mmproj.map(GgufFile::n_bytes),
-        hash: file.identity_hash(),
-        mmproj_hash: mmproj.map(GgufFile::identity_hash),
     }
 }

@@ -57,7 +57,7 @@ impl PromptCache {
     }
 
     /// The same cache with a store behind it, where everything that is computed goes and what memory does not have is looked
-    /// for. States in it are told apart by the first bytes of every tensor of their models ([`crate::ModelInfo::hash`]);
+    /// for. States in it are told apart by the content of their models ([`crate::Model::content_hash`]);
     /// processors of one architecture with other instructions need stores of their own where the same bits matter.
     #[must_use]
     pub fn with_store(self, store: Box<dyn PromptStore>) -> Self {
@@ -144,7 +144,7 @@ impl Session {
         let super::SessionOptions { n_ubatch, kv_type, flash_attention, n_threads, .. } = self.options;
         let n_threads = backend::resolve_threads(n_threads)?;
         let (version, processor) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
-        let (hash, kernels) = (&self.model.info().hash, self.model.kernels());
+        let (hash, kernels) = (self.model.content_hash()?, self.model.kernels());
         let context =
             format!("{version} {processor} {hash} {kernels:?} {kv_type:?} {flash_attention:?} {n_ubatch} {n_threads} ");
         Ok(Sha256::new().chain_update(context).chain_update(prompt.digest()).finalize().into())

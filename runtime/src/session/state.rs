@@ -21,7 +21,7 @@ const COUNT: usize = size_of::<u32>();
 /// Keys and values of a sequence, what they are of, and the adapters that took part in them.
 #[derive(Clone, PartialEq)]
 pub struct SequenceState {
-    /// [`crate::ModelInfo::hash`].
+    /// [`crate::Model::content_hash`].
     model: String,
     kv_type: KvType,
     n_layer: usize,
@@ -103,7 +103,7 @@ impl Session {
         for record in records.chunks_exact_mut(cell_bytes(&self.model)) {
             record.iter_mut().rev().take(4).for_each(|byte| *byte = 0);
         }
-        let model = self.model.info().hash.clone();
+        let model = self.model.content_hash()?.to_owned();
         let (kv_type, n_layer) = (self.options.kv_type, self.model.info().n_layer);
         let content = content.digest();
         Ok(SequenceState { model, kv_type, n_layer, n_tokens, content, adapters, activation, cells })
@@ -149,8 +149,9 @@ impl Session {
                 .got(got)
                 .needed(needed))
         };
-        if state.model != info.hash {
-            return refused("model", state.model.clone(), info.hash.clone());
+        let hash = self.model.content_hash()?;
+        if state.model != hash {
+            return refused("model", state.model.clone(), hash.to_owned());
         }
         if state.n_layer != info.n_layer {
             return refused("layers", state.n_layer.to_string(), info.n_layer.to_string());

@@ -4,7 +4,7 @@ use super::{Activation, AdapterUse, SequenceState};
 use crate::{Error, ErrorKind, Result, session::KvType};
 
 const MAGIC: &[u8; 8] = b"OWLETSQ2";
-/// Bytes of [`crate::ModelInfo::hash`] and of [`crate::Adapter::hash`].
+/// Bytes of [`crate::Model::content_hash`] and of [`crate::Adapter::hash`].
 const HASH: usize = 64;
 /// Stands for a place where nothing was activated.
 const NEVER: u32 = u32::MAX;

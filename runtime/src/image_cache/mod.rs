@@ -87,7 +87,7 @@ impl ImageCache {
     /// `Unsupported` for a model without projector, `InvalidInput` for a picture that cannot be resized, `Backend` when the
     /// encoder fails. A folder that cannot be read or written costs time and nothing else.
     pub fn embed(&self, model: &Model, image: &Image, budget: &ImageBudget) -> Result<Arc<ImageEmbedding>> {
-        let key = key(model, image, budget);
+        let key = key(model, image, budget)?;
         if let Some(found) = self.in_memory(key) {
             return Ok(found);
         }
@@ -126,14 +126,14 @@ impl ImageCache {
     }
 }
 
-fn key(model: &Model, image: &Image, budget: &ImageBudget) -> [u8; DIGEST] {
+fn key(model: &Model, image: &Image, budget: &ImageBudget) -> Result<[u8; DIGEST]> {
     let ImageBudget { factor, min_pixels, max_pixels } = budget;
     let (version, processor) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
-    let (projector, (_, gpu_layers)) = (model.info().mmproj_hash.as_deref().unwrap_or_default(), model.kernels());
+    let (projector, (_, gpu_layers)) = (model.projector_hash()?.unwrap_or_default(), model.kernels());
     let (width, height) = (image.width(), image.height());
     let context =
         format!("{version} {processor} {projector} {gpu_layers} {factor} {min_pixels} {max_pixels} {width}x{height} ");
-    Sha256::new().chain_update(context).chain_update(image.rgb()).finalize().into()
+    Ok(Sha256::new().chain_update(context).chain_update(image.rgb()).finalize().into())
 }
 
 fn file_name(key: &[u8; DIGEST]) -> String {
