@@ -25,6 +25,8 @@ use super::{
     interrupt,
     model::{AdapterArg, ModelArgs, SamplingArgs},
     output::{Output, talk},
+    pictures::PictureArgs,
+    plan::parse_bytes,
     speaker::Speaker,
 };
 
@@ -50,6 +52,8 @@ pub(crate) struct ChatArgs {
     /// A picture for the first question; may be repeated. `<image>` in a question marks where each goes
     #[arg(long = "image", short, value_name = "FILE")]
     images: Vec<PathBuf>,
+    #[command(flatten)]
+    pictures: PictureArgs,
     /// Instructions before the first question
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -70,17 +74,21 @@ pub(crate) struct ChatArgs {
     /// Keep what the model sees of pictures in this folder, for later chats
     #[arg(long, value_name = "DIR")]
     image_cache: Option<PathBuf>,
+    /// Most that the folder may hold, such as 2GiB; what was not used for the longest time is removed
+    #[arg(long, default_value = "1GiB", requires = "image_cache", value_parser = parse_bytes, value_name = "SIZE")]
+    image_cache_limit: usize,
 }
 
 pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<()> {
     let cancel = interrupt::cancel_on_signal()?;
-    let images = args.images.iter().map(Image::open).collect::<owlet::Result<Vec<_>>>()?;
+    let images = args.images.iter().map(|path| args.pictures.open(path)).collect::<Result<Vec<_>>>()?;
     if let Some(path) = args.session.as_deref().filter(|path| !path.exists()) {
         AtomicFile::create(path).map(drop).hint(ErrorKind::NotFound, "the folder of the session must exist")?;
     }
     let model = args.model.load()?;
     let conversation = args.begin(&model, output)?;
-    let mut chat = Chat { model, conversation, images, n_threads: args.model.threads, cancel, output };
+    let pictures = &args.pictures;
+    let mut chat = Chat { model, conversation, images, pictures, n_threads: args.model.threads, cancel, output };
     let result = chat.talk();
     // What was answered is kept, however the chat ends.
     let saved = args.session.as_deref().map_or(Ok(()), |path| chat.conversation.save(path).map_err(Failure::from));
@@ -125,24 +133,26 @@ impl ChatArgs {
             ..conversation.options().clone()
         });
         if let Some(folder) = &self.image_cache {
-            conversation.set_image_cache(Arc::new(ImageCache::new(IMAGE_CACHE_BYTES).with_folder(folder)?));
+            let cache = ImageCache::new(IMAGE_CACHE_BYTES).with_folder(folder, self.image_cache_limit as u64)?;
+            conversation.set_image_cache(Arc::new(cache));
         }
         Ok(conversation)
     }
 }
 
 /// A conversation at the keyboard, or at the end of a pipe.
-struct Chat {
+struct Chat<'a> {
     model: Model,
     conversation: Conversation,
     /// Pictures for the next question.
     images: Vec<Image>,
+    pictures: &'a PictureArgs,
     n_threads: usize,
     cancel: CancelToken,
     output: Output,
 }
 
-impl Chat {
+impl Chat<'_> {
     /// Answers until the input ends.
     fn talk(&mut self) -> Result<()> {
         let is_person = io::stdin().is_terminal();
@@ -186,7 +196,7 @@ impl Chat {
         match word {
             "" => {}
             "/quit" => return Ok(ControlFlow::Break(())),
-            "/image" => self.images.push(Image::open(argument)?),
+            "/image" => self.images.push(self.pictures.open(Path::new(argument))?),
             "/adapter" => self.change_adapters(argument)?,
             "/save" => self.conversation.save(Path::new(argument))?,
             _ if word.starts_with('/') => {
@@ -212,6 +222,10 @@ impl Chat {
     fn answer(&mut self, question: &str) -> Result<()> {
         let mut speaker = Speaker::new(self.output, false);
         let mut heard = Ok(());
+        if let Some(plan) = self.pictures.plan(&self.model, &self.images, false, self.output)? {
+            let image_budget = Some(plan.budget);
+            self.conversation.set_options(ConversationOptions { image_budget, ..self.conversation.options().clone() });
+        }
         let question = Message::user(question, self.images.clone())?;
         let asked = self.conversation.ask(question, &self.cancel, &mut |event| {
             heard = speaker.hear(&event);

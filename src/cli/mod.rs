@@ -18,6 +18,7 @@ mod interrupt;
 mod method;
 mod model;
 mod output;
+mod pictures;
 mod plan;
 #[cfg(feature = "pull")]
 mod pull;

@@ -15,6 +15,7 @@ use super::{
     interrupt,
     model::{AdapterArg, ModelArgs, SamplingArgs},
     output::{self, Output},
+    pictures::PictureArgs,
     speaker::Speaker,
     votes::{VoteReport, VotingArgs},
 };
@@ -30,6 +31,8 @@ pub(crate) struct RunArgs {
     /// A picture (PNG, JPEG, WebP, GIF, BMP); may be repeated. `<image>` in the prompt marks where each goes
     #[arg(long = "image", short, value_name = "FILE")]
     images: Vec<PathBuf>,
+    #[command(flatten)]
+    pictures: PictureArgs,
     /// Instructions before the question
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -89,14 +92,8 @@ struct TimingsReport {
 pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     args.voting.check(&args.sampling)?;
     let cancel = interrupt::cancel_on_signal()?;
-    let images = args
-        .images
-        .iter()
-        .map(Image::open)
-        .collect::<owlet::Result<Vec<_>>>()
-        .hint(ErrorKind::Limit, "reduce the picture first: the model sees far fewer pixels than this limit")?;
+    let images = args.images.iter().map(|path| args.pictures.open(path)).collect::<Result<Vec<_>>>()?;
     let first_picture = images.first().cloned();
-    let sizes: Vec<_> = images.iter().map(|image| (image.width(), image.height())).collect();
     if let Some(path) = &args.draw {
         if first_picture.is_none() {
             return Err(Failure::argument("nothing to draw on", "`--draw` without `--image`", "a picture"));
@@ -109,20 +106,16 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
         output::ensure_writable(path)?;
     }
     let model = args.model.load()?;
+    let plan = args.pictures.plan(&model, &images, args.draw.is_some(), output)?;
+    let warnings = plan.iter().flat_map(|plan| &plan.warnings).map(ToString::to_string).collect();
     let mut question = Prompt::user(&args.prompt, images)?;
     if let Some(system) = &args.system {
         question = question.with_system(system);
     }
-    const NO_PROJECTOR: &str = "pictures need the model's image projector: name it by `--mmproj`";
-    // Whoever wants a box drawn asks for places; words of the question are not searched for it.
-    let wanted = ImageOptions { grounding: args.draw.is_some(), ..ImageOptions::default() };
-    let plan = match sizes.is_empty() {
-        true => None,
-        false => Some(model.plan_images(&sizes, &wanted).hint(ErrorKind::Unsupported, NO_PROJECTOR)?),
+    let prompt = match &plan {
+        Some(plan) => model.encode_with(&question, plan.budget)?,
+        None => model.encode(&question)?,
     };
-    let warnings: Vec<_> = plan.iter().flat_map(|plan| &plan.warnings).map(ToString::to_string).collect();
-    warnings.iter().for_each(|warning| output.say(format_args!("warning: {warning}")));
-    let prompt = model.encode(&question).hint(ErrorKind::Unsupported, NO_PROJECTOR)?;
     let mut session = open_session(&model, &prompt, args)?;
     session.set_adapters(&args.adapters.iter().map(|adapter| adapter.load(&model)).collect::<Result<Vec<_>>>()?)?;
 

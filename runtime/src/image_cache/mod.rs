@@ -4,24 +4,24 @@
 //! neither resized nor encoded.
 
 use std::{
-    fs,
-    io::Write as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use sha2::{Digest, Sha256};
 
 use crate::{
-    AtomicFile, Error, ErrorKind, Result,
+    Result,
     image::{Image, ImageBudget},
     lru::Lru,
     model::Model,
     prompt::{ImageEmbedding, resize},
 };
 
-/// First bytes of a file: of this format and version.
-const MAGIC: &[u8; 8] = b"OWLETIM1";
+mod folder;
+
+use folder::Folder;
+
 /// Bytes of a SHA-256.
 const DIGEST: usize = 32;
 
@@ -29,7 +29,7 @@ const DIGEST: usize = 32;
 #[derive(Debug)]
 pub struct ImageCache {
     kept: Mutex<Kept>,
-    folder: Option<PathBuf>,
+    folder: Option<Folder>,
 }
 
 #[derive(Debug)]
@@ -59,15 +59,13 @@ impl ImageCache {
 
     /// The same cache with `folder` behind it, which is made where it does not exist: what is encoded is written there, and
     /// what memory does not have is looked for. Files are checked as they are read; damaged ones are encoded again and
-    /// replaced. Nothing in the folder is ever deleted.
+    /// replaced. Of files with embeddings the folder keeps `max_bytes`: whenever one is written, those that were not used for
+    /// the longest time are removed. Several processes may share it; other files in it are left alone.
     ///
     /// # Errors
     /// `Io` when the folder cannot be made.
-    pub fn with_folder(self, folder: impl Into<PathBuf>) -> Result<Self> {
-        let folder = folder.into();
-        fs::create_dir_all(&folder)
-            .map_err(|source| Error::io("cannot make a folder for pictures", &folder, source))?;
-        Ok(Self { folder: Some(folder), ..self })
+    pub fn with_folder(self, folder: impl Into<PathBuf>, max_bytes: u64) -> Result<Self> {
+        Ok(Self { folder: Some(Folder::open(folder.into(), max_bytes)?), ..self })
     }
 
     /// Where embeddings came from so far.
@@ -91,16 +89,14 @@ impl ImageCache {
         if let Some(found) = self.in_memory(key) {
             return Ok(found);
         }
-        let path = self.folder.as_deref().map(|folder| folder.join(file_name(&key)));
-        if let Some(loaded) = path.as_deref().and_then(|path| load(path, model.input_width())) {
+        let folder = self.folder.as_ref();
+        if let Some(loaded) = folder.and_then(|folder| folder.load(&key, model.input_width())) {
             let loaded = Arc::new(loaded);
             self.keep(key, &loaded, |stats| stats.n_loaded += 1);
             return Ok(loaded);
         }
         let encoded = Arc::new(model.encode_image(&resize(image, budget)?)?);
-        if let Some(path) = path
-            && let Err(error) = store(&path, &encoded)
-        {
+        if let Some(Err(error)) = folder.map(|folder| folder.store(&key, &encoded)) {
             tracing::warn!(%error, "the embedding of a picture is not kept");
         }
         self.keep(key, &encoded, |stats| stats.n_encoded += 1);
@@ -134,66 +130,4 @@ fn key(model: &Model, image: &Image, budget: &ImageBudget) -> Result<[u8; DIGEST
     let context =
         format!("{version} {processor} {projector} {gpu_layers} {factor} {min_pixels} {max_pixels} {width}x{height} ");
     Ok(Sha256::new().chain_update(context).chain_update(image.rgb()).finalize().into())
-}
-
-fn file_name(key: &[u8; DIGEST]) -> String {
-    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    digits + ".embedding"
-}
-
-/// Magic bytes, grid and width (u32), milliseconds of encoding (f64), floats, SHA-256 of all before; little-endian.
-fn store(path: &Path, embedding: &ImageEmbedding) -> Result<()> {
-    let ImageEmbedding { grid_w, grid_h, width_embd, data, encode_ms, .. } = embedding;
-    let mut bytes = MAGIC.to_vec();
-    for number in [*grid_w, *grid_h, *width_embd as u32] {
-        bytes.extend(number.to_le_bytes());
-    }
-    bytes.extend(encode_ms.to_le_bytes());
-    bytes.extend_from_slice(bytemuck::cast_slice(data));
-    bytes.extend(Sha256::digest(&bytes));
-    let mut file = AtomicFile::create(path)?;
-    file.write_all(&bytes).map_err(|source| Error::io("cannot write file", path, source))?;
-    file.commit()
-}
-
-/// The embedding of a file of the right width; `None` where there is none, or a damaged one.
-fn load(path: &Path, width: usize) -> Option<ImageEmbedding> {
-    let read = || {
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(Error::io("cannot read file", path, source)),
-        };
-        parse(&bytes, width)
-            .map(Some)
-            .ok_or_else(|| Error::new(ErrorKind::InvalidFile, "damaged embedding of a picture").at(path.display()))
-    };
-    read().unwrap_or_else(|error| {
-        tracing::warn!(%error, "a picture is encoded again");
-        None
-    })
-}
-
-fn parse(bytes: &[u8], width: usize) -> Option<ImageEmbedding> {
-    let (content, digest) = bytes.split_last_chunk::<DIGEST>()?;
-    if Sha256::digest(content)[..] != digest[..] {
-        return None;
-    }
-    let rest = content.strip_prefix(MAGIC)?;
-    let (grid_w, rest) = rest.split_first_chunk()?;
-    let (grid_h, rest) = rest.split_first_chunk()?;
-    let (width_embd, rest) = rest.split_first_chunk()?;
-    let (encode_ms, data) = rest.split_first_chunk()?;
-    let [grid_w, grid_h, width_embd] = [*grid_w, *grid_h, *width_embd].map(u32::from_le_bytes);
-    let n_tokens = usize::try_from(u64::from(grid_w).checked_mul(u64::from(grid_h))?).ok()?;
-    let n_bytes = n_tokens.checked_mul(width)?.checked_mul(size_of::<f32>())?;
-    let is_right = width_embd as usize == width && data.len() == n_bytes && n_tokens > 0;
-    is_right.then(|| ImageEmbedding {
-        n_tokens,
-        grid_w,
-        grid_h,
-        width_embd: width,
-        data: bytemuck::pod_collect_to_vec(data),
-        encode_ms: f64::from_le_bytes(*encode_ms),
-    })
 }

@@ -1,6 +1,9 @@
 //! The cache of pictures, in memory and on disk.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use owlet_runtime::{ImageBudget, ImageCache};
 
@@ -12,7 +15,7 @@ fn pictures_are_kept_on_disk_and_damaged_files_are_encoded_again() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("pictures");
     let budget = model.image_budget().expect("sees");
-    let open = || ImageCache::new(1 << 20).with_folder(&path).expect("makes the folder");
+    let open = || ImageCache::new(1 << 20).with_folder(&path, 1 << 20).expect("makes the folder");
     let counts = |cache: &ImageCache| {
         let stats = cache.stats();
         (stats.n_found, stats.n_loaded, stats.n_encoded)
@@ -40,9 +43,61 @@ fn pictures_are_kept_on_disk_and_damaged_files_are_encoded_again() {
     assert_eq!(cache.embed(&model, &picture(1), &budget).expect("encodes").data, embedding.data);
     assert_eq!(counts(&cache), (0, 0, 1));
     // The damaged file was replaced; one without room in memory is read every time.
-    let cache = ImageCache::new(10).with_folder(&path).expect("makes the folder");
+    let cache = ImageCache::new(10).with_folder(&path, 1 << 20).expect("makes the folder");
     for _ in 0..2 {
         cache.embed(&model, &picture(1), &budget).expect("loads");
     }
     assert_eq!((counts(&cache), cache.n_bytes()), ((0, 2, 0), 0));
+}
+
+#[test]
+fn the_folder_keeps_to_its_limit_and_to_its_own_files() {
+    let (model, _folder) = tiny::load();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let budget = model.image_budget().expect("sees");
+    let open = |max_bytes: u64| ImageCache::new(10).with_folder(folder.path(), max_bytes).expect("makes the folder");
+    let names = || {
+        let entries = std::fs::read_dir(folder.path()).expect("a folder");
+        let names = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    let write = |name: &str, age: Duration| {
+        let file = std::fs::File::create(folder.path().join(name)).expect("a writable folder");
+        file.set_modified(SystemTime::now() - age).expect("a time");
+    };
+    // Of nobody, of a writer that was killed, of one at work.
+    let (day, others) = (Duration::from_secs(86_400), ["notes.txt", "ab.embedding", ".owlet-new.part"]);
+    others.into_iter().for_each(|name| write(name, Duration::ZERO));
+    write(".owlet-old.part", 2 * day);
+
+    // Which file is which: each picture's appears when it is encoded. Times are a tick apart.
+    let cache = open(1 << 20);
+    let mut files = Vec::new();
+    for index in 1..=3 {
+        let before = names();
+        cache.embed(&model, &picture(index), &budget).expect("encodes");
+        files.extend(names().difference(&before).cloned());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(files.len(), 3);
+    let length = std::fs::metadata(folder.path().join(&files[0])).expect("a file").len();
+    cache.embed(&model, &picture(1), &budget).expect("loads, and is the newest now");
+    std::thread::sleep(Duration::from_millis(20));
+    // Another process with a lower limit: room for three, so the least recently used goes.
+    let other = open(3 * length);
+    other.embed(&model, &picture(4), &budget).expect("encodes");
+    let kept = names();
+    let is_kept: Vec<bool> = files.iter().map(|name| kept.contains(name)).collect();
+    assert_eq!(is_kept, [true, false, true]);
+    assert!(others.iter().all(|name| kept.contains(*name)) && kept.len() == 6, "{kept:?}");
+    // The first one does not mind that its file is gone.
+    cache.embed(&model, &picture(2), &budget).expect("encodes again");
+    assert_eq!(cache.stats().n_encoded, 4);
+
+    // What does not fit at all is not written, and what fits alone stays alone.
+    let before = names();
+    open(length - 1).embed(&model, &picture(5), &budget).expect("encodes");
+    assert_eq!(names(), before);
+    open(length).embed(&model, &picture(5), &budget).expect("encodes");
+    assert_eq!(names().len(), others.len() + 1);
 }
