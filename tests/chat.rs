@@ -145,3 +145,26 @@ fn a_full_context_forgets_on_demand() {
     assert!(text(&forgetful.stderr).contains("messages forgotten"), "{}", text(&forgetful.stderr));
     assert_eq!(computed(&forgetful).len(), 12);
 }
+
+#[test]
+fn pictures_are_read_and_shown_as_the_flags_say() {
+    let folder = workshop();
+    // What the model sees of `a.png`: tokens of a question with it, and warnings.
+    let asked = |more: &[&str]| {
+        let output = chat(folder.path(), &[&["--image", "a.png"], more].concat(), QUESTIONS[0]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let told = text(&output.stderr);
+        (computed(&output)[0].1, told.contains("warning: boxes may be off: the model sees picture 1"))
+    };
+    let (n_tokens, is_warned) = asked(&[]);
+    assert!(!is_warned);
+    assert_eq!(asked(&["--grounding"]), (n_tokens, true));
+    let (n_fewer, _) = asked(&["--min-pixels", "1024", "--max-image-tokens", "2"]);
+    assert!(n_fewer < n_tokens, "{n_fewer} and {n_tokens}");
+
+    let refused = chat(folder.path(), &["--image", "a.png", "--max-file-pixels", "100"], QUESTIONS[0]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("--max-file-pixels"), "{}", text(&refused.stderr));
+    let refused = chat(folder.path(), &["--image-cache-limit", "1GiB"], QUESTIONS[0]);
+    assert!(text(&refused.stderr).contains("--image-cache"), "{}", text(&refused.stderr));
+}

@@ -4,14 +4,14 @@ use std::{fmt, ops::ControlFlow, path::PathBuf};
 
 use clap::Args;
 use owlet::{
-    AnswerOptions, EncodedPrompt, ErrorKind, GenerateRequest, Image, ImageOptions, Model, Prompt, RngKey, Session,
-    SessionOptions, StopReason, ThinkEvent, Timings, generate, peak_memory_bytes, reward::parse_box,
+    AnswerOptions, EncodedPrompt, GenerateRequest, Model, Prompt, RngKey, Session, SessionOptions, StopReason,
+    ThinkEvent, Timings, generate, peak_memory_bytes, reward::parse_box,
 };
 use serde::Serialize;
 
 use super::{
     draw::draw_box,
-    failure::{Failure, Result, Teach},
+    failure::{Failure, Result},
     interrupt,
     model::{AdapterArg, ModelArgs, SamplingArgs},
     output::{self, Output},

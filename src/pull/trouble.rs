@@ -43,7 +43,10 @@ impl Trouble {
         let network = |what: &str| Error::new(ErrorKind::Network, what).at(place);
         let offline = "a connection to the host: check the network, HTTPS_PROXY, or name a mirror by --endpoint";
         match source {
-            ureq::Error::HostNotFound => network("cannot find the host").needed(offline).into(),
+            // Names are not found either while a network is away for a moment.
+            ureq::Error::HostNotFound => {
+                Self { error: network("cannot find the host").needed(offline), again: Again::IfReached }
+            }
             ureq::Error::Timeout(_) | ureq::Error::Io(_) | ureq::Error::ConnectionFailed => Self {
                 error: network("cannot reach the server, or it does not answer").needed(offline).source(source),
                 again: Again::IfReached,

@@ -310,6 +310,16 @@ fn redirects_are_followed_and_the_token_stays_at_home() {
 }
 
 #[test]
+fn a_server_without_tls_is_no_https_server() {
+    let server = Server::start(|_| Reply::new(200, "no"));
+    let source = format!("{}/owl.gguf", server.url.replace("http:", "https:")).parse().expect("an address");
+    let folder = workshop();
+    let error = pull(&source, &options(folder.path()), &CancelToken::new(), &mut |_| {}).expect_err("no handshake");
+    assert_eq!(error.kind(), ErrorKind::Network, "{error}");
+    assert!(names(folder.path()).is_empty());
+}
+
+#[test]
 fn a_disk_without_room_is_found_before_the_download() {
     let server = Server::start(|_| Reply::new(200, MODEL_GGUF).announcing(Some(1 << 60)).with("ETag", "\"a\""));
     let folder = workshop();
