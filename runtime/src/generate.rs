@@ -63,6 +63,8 @@ pub struct TokenEvent<'a> {
     pub token: TokenId,
     /// Its log-probability.
     pub logprob: f32,
+    /// Whether the runtime put it in: see [`Generated::forced`].
+    pub is_forced: bool,
     /// What the answer says that was not told with an earlier token: often nothing, since tags and characters may be split
     /// across tokens.
     pub said: &'a [ThinkEvent],
@@ -100,7 +102,7 @@ pub fn generate(
     result
 }
 
-fn check(session: &Session, requests: &[GenerateRequest]) -> Result<()> {
+fn check(session: &Session, requests: &[GenerateRequest], writer: &Writer) -> Result<()> {
     let n_ctx = session.options().n_ctx;
     for (index, request) in requests.iter().enumerate() {
         let n_tokens = request.prompt.n_tokens();
@@ -109,6 +111,7 @@ fn check(session: &Session, requests: &[GenerateRequest]) -> Result<()> {
             let error = error.at(format!("request {index}")).got(format!("{n_tokens} tokens"));
             return Err(error.needed(format!("less than the context of {n_ctx}")));
         }
+        writer.check_room(n_tokens).map_err(|error| error.at(format!("request {index}")))?;
     }
     Ok(())
 }
@@ -169,7 +172,7 @@ impl Generation {
     /// As [`generate()`] before its first token.
     pub fn new(session: &mut Session, requests: &[GenerateRequest], options: &AnswerOptions) -> Result<Self> {
         let writer = Writer::new(session.model(), session.options().n_ctx, options)?;
-        check(session, requests)?;
+        check(session, requests, &writer)?;
         session.clear_all();
         let question = |&GenerateRequest { prompt, n, rng_key }: &GenerateRequest| {
             // Pictures are shared, not copied.
@@ -334,8 +337,8 @@ impl Lane {
     ) -> Result<Option<StopReason>> {
         let Self { request, draft } = self;
         let (position, sample) = (draft.tokens().len(), draft.sample());
-        let Written { token, logprob, said, stop } = writer.write(draft, logits)?;
-        let event = TokenEvent { request: *request, sample, position, token, logprob, said: &said, stop };
+        let Written { token, logprob, is_forced, said, stop } = writer.write(draft, logits)?;
+        let event = TokenEvent { request: *request, sample, position, token, logprob, is_forced, said: &said, stop };
         Ok(match on_token(event) {
             ControlFlow::Continue(()) => stop,
             ControlFlow::Break(()) => stop.or(Some(StopReason::Caller)),

@@ -44,7 +44,7 @@ mod timings;
 mod vision;
 
 pub use adapter::{Adapter, AdapterInfo, INVOCATION_KEY, MAX_INVOCATION_TOKENS, read_invocation};
-pub use answer::{AnswerOptions, Generated, StopReason};
+pub use answer::{AnswerOptions, Constraint, Generated, StopReason};
 pub use atomic::AtomicFile;
 pub use backend::{Device, DeviceKind, devices};
 pub use cancel::{CancelToken, Deadline};

@@ -1,70 +1,13 @@
 //! Picks the next token: pure, deterministic, and exact about probabilities.
 //!
 //! Reinforcement learning needs the log-probability of the picked token under the policy that is trained:
-//! `softmax(logits / temperature)` over all tokens that are not banned. That is what is returned, whatever else (penalties,
-//! top-k, top-p, min-p) narrowed the choice.
+//! `softmax(logits / temperature)` over all tokens that are not banned. That is what is returned, whatever else (bias,
+//! penalties, filters, a grammar) moved or narrowed the choice.
 
-use serde::{Deserialize, Serialize};
+mod options;
 
+pub use self::options::SamplerOptions;
 use crate::{Error, ErrorKind, Result, model::TokenId, rng::Rng};
-
-/// How tokens are picked. The filters apply in the order of the fields, after the temperature.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SamplerOptions {
-    /// Divides the logits; default 1. 0 picks the most probable token (the first of equals), and log-probabilities are
-    /// then those of temperature 1.
-    pub temperature: f32,
-    /// Divides positive, multiplies negative logits of tokens that occurred in the last `repeat_window`; default 1: off.
-    pub repeat_penalty: f32,
-    /// Tokens of the answer that the penalty looks at; default 64.
-    pub repeat_window: usize,
-    /// Only the `top_k` most probable tokens; default 0: all.
-    pub top_k: usize,
-    /// Only the most probable tokens that together have this probability; default 1: all.
-    pub top_p: f32,
-    /// Only tokens at least this probable relative to the most probable one; default 0: all.
-    pub min_p: f32,
-    /// Tokens never picked, beside [`crate::Model::never_sampled`]; default none.
-    pub banned: Vec<TokenId>,
-}
-
-impl Default for SamplerOptions {
-    fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            repeat_penalty: 1.0,
-            repeat_window: 64,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            banned: Vec::new(),
-        }
-    }
-}
-
-impl SamplerOptions {
-    /// Always the most probable token.
-    pub fn greedy() -> Self {
-        Self { temperature: 0.0, ..Self::default() }
-    }
-
-    fn check(&self) -> Result<()> {
-        let ranges = [
-            ("temperature", self.temperature, 0.0, 100.0),
-            ("repeat_penalty", self.repeat_penalty, 0.01, 100.0),
-            ("top_p", self.top_p, f32::MIN_POSITIVE, 1.0),
-            ("min_p", self.min_p, 0.0, 1.0),
-        ];
-        for (option, value, min, max) in ranges {
-            if !(min..=max).contains(&value) {
-                let error = Error::new(ErrorKind::InvalidInput, "bad sampler option").at(option).got(value);
-                return Err(error.needed(format!("{min} to {max}")));
-            }
-        }
-        Ok(())
-    }
-}
 
 /// A picked token.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -83,6 +26,8 @@ pub struct Sampler {
     is_banned: Vec<bool>,
     /// exp((logit - max) / temperature) of the whole vocabulary, 0 for banned tokens.
     weights: Vec<f64>,
+    /// ln of the sum of exp(logit / temperature) over the tokens that are not banned, for `weights`.
+    normalizer: f64,
     /// Tokens in question with their logits, most probable first. Only used with filters.
     candidates: Vec<(TokenId, f32)>,
     /// Weights of `candidates`.
@@ -107,7 +52,7 @@ impl Sampler {
             return Err(Error::new(ErrorKind::InvalidInput, "every token is banned"));
         }
         let (weights, candidates, candidate_weights) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { options: options.clone(), is_banned, weights, candidates, candidate_weights })
+        Ok(Self { options: options.clone(), is_banned, weights, normalizer: 0.0, candidates, candidate_weights })
     }
 
     /// Picks a token by `logits`, one for each token of the vocabulary. `answer` is what was picked before; `rng` is
@@ -116,22 +61,15 @@ impl Sampler {
     /// # Errors
     /// `Backend` when the logits are not numbers, `InvalidInput` when their number is wrong.
     pub fn sample(&mut self, logits: &[f32], answer: &[TokenId], rng: &mut Rng) -> Result<Sampled> {
-        self.check(logits)?;
-        let temperature = self.divisor();
-        let normalizer = self.weigh(logits, temperature)?;
-        let SamplerOptions { repeat_penalty, top_k, top_p, min_p, .. } = self.options;
-        let token = if self.options.temperature == 0.0 {
-            self.collect(logits, answer);
-            self.most_probable()
-        } else if repeat_penalty == 1.0 && top_k == 0 && top_p == 1.0 && min_p == 0.0 {
+        self.weigh(logits)?;
+        let token = if self.options.temperature != 0.0 && self.options.is_plain() {
             // The most probable token has the weight 1.
             draw(&self.weights, rng).unwrap_or(0) as TokenId
         } else {
-            self.collect(logits, answer);
-            self.draw_from_candidates(temperature, rng)
+            self.collect(logits, answer, &|_| true);
+            self.pick(rng)
         };
-        let logprob = f64::from(logits[token as usize]) / temperature - normalizer;
-        Ok(Sampled { token, logprob: logprob as f32 })
+        Ok(Sampled { token, logprob: self.logprob_of(logits[token as usize]) })
     }
 
     /// The natural log-probability of `token` by `logits`, as [`Sampler::sample`] tells it of the token that it picks.
@@ -139,11 +77,8 @@ impl Sampler {
     /// # Errors
     /// As [`Sampler::sample`]; `InvalidInput` for a token that is banned or not in the vocabulary.
     pub fn logprob(&mut self, logits: &[f32], token: TokenId) -> Result<f32> {
-        self.check(logits)?;
         self.check_allowed(token)?;
-        let temperature = self.divisor();
-        let normalizer = self.weigh(logits, temperature)?;
-        Ok((f64::from(logits[token as usize]) / temperature - normalizer) as f32)
+        Ok(self.score(logits, token)?.logprob)
     }
 
     /// Refuses a token that is never picked.
@@ -158,47 +93,113 @@ impl Sampler {
         }
     }
 
-    fn check(&self, logits: &[f32]) -> Result<()> {
-        if logits.len() == self.is_banned.len() {
-            return Ok(());
+    /// As [`Sampler::sample`], among the tokens that are `allowed`; `None` when all of them are banned. The log-probability is
+    /// the one that the token has among all.
+    pub(crate) fn sample_among(
+        &mut self,
+        logits: &[f32],
+        answer: &[TokenId],
+        allowed: &dyn Fn(TokenId) -> bool,
+        rng: &mut Rng,
+    ) -> Result<Option<Sampled>> {
+        self.weigh(logits)?;
+        self.collect(logits, answer, allowed);
+        if self.candidates.is_empty() {
+            return Ok(None);
         }
-        let error = Error::new(ErrorKind::InvalidInput, "wrong number of logits").got(logits.len());
-        Err(error.needed(self.is_banned.len()))
+        let token = self.pick(rng);
+        Ok(Some(Sampled { token, logprob: self.logprob_of(logits[token as usize]) }))
     }
 
-    /// What logits are divided by.
-    fn divisor(&self) -> f64 {
+    /// `token`, which others chose and which may be banned, with its log-probability by `logits`.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    pub(crate) fn score(&mut self, logits: &[f32], token: TokenId) -> Result<Sampled> {
+        self.weigh(logits)?;
+        let logit = usize::try_from(token).ok().and_then(|index| logits.get(index));
+        let unknown = || Error::new(ErrorKind::InvalidInput, "no token of the vocabulary").got(token);
+        Ok(Sampled { token, logprob: self.logprob_of(*logit.ok_or_else(unknown)?) })
+    }
+
+    /// The `n` most probable tokens of `logits`, which were sampled from or scored last, with their log-probabilities; the most
+    /// probable first.
+    pub(crate) fn most_probable_of(&self, logits: &[f32], n: usize) -> Vec<Sampled> {
+        let order = |&a: &usize, &b: &usize| self.weights[b].total_cmp(&self.weights[a]).then(a.cmp(&b));
+        let mut tokens: Vec<_> = (0..self.weights.len()).filter(|&token| !self.is_banned[token]).collect();
+        if n < tokens.len() {
+            tokens.select_nth_unstable_by(n, order);
+            tokens.truncate(n);
+        }
+        tokens.sort_unstable_by(order);
+        let sampled = |token: usize| Sampled { token: token as TokenId, logprob: self.logprob_of(logits[token]) };
+        tokens.into_iter().map(sampled).collect()
+    }
+
+    /// Whether `token` may be picked at all.
+    pub(crate) fn may_pick(&self, token: TokenId) -> bool {
+        usize::try_from(token).ok().and_then(|index| self.is_banned.get(index)).is_some_and(|banned| !banned)
+    }
+
+    /// Picks one of `candidates`, of which there is at least one.
+    fn pick(&mut self, rng: &mut Rng) -> TokenId {
+        if self.options.temperature == 0.0 { self.most_probable() } else { self.draw_from_candidates(rng) }
+    }
+
+    fn temperature(&self) -> f64 {
         if self.options.temperature == 0.0 { 1.0 } else { f64::from(self.options.temperature) }
     }
 
-    /// Fills `weights` and returns ln of the sum of exp(logit / temperature) over the tokens that are not banned.
-    fn weigh(&mut self, logits: &[f32], temperature: f64) -> Result<f64> {
+    /// Of a token with `logit` in the logits that were weighed last.
+    fn logprob_of(&self, logit: f32) -> f32 {
+        (f64::from(logit) / self.temperature() - self.normalizer) as f32
+    }
+
+    /// Fills `weights` and sets `normalizer`.
+    fn weigh(&mut self, logits: &[f32]) -> Result<()> {
+        if logits.len() != self.is_banned.len() {
+            let error = Error::new(ErrorKind::InvalidInput, "wrong number of logits").got(logits.len());
+            return Err(error.needed(self.is_banned.len()));
+        }
+        let temperature = self.temperature();
         let tokens = || logits.iter().zip(&self.is_banned);
         let max = tokens().filter(|(_, banned)| !**banned).map(|(&logit, _)| logit).fold(f32::NEG_INFINITY, f32::max);
         let weight = |logit: f32| (f64::from(logit - max) / temperature).exp();
         self.weights.clear();
         self.weights.extend(tokens().map(|(&logit, &banned)| if banned { 0.0 } else { weight(logit) }));
-        let normalizer = f64::from(max) / temperature + self.weights.iter().sum::<f64>().ln();
+        self.normalizer = f64::from(max) / temperature + self.weights.iter().sum::<f64>().ln();
         // One NaN makes the sum NaN; an infinite maximum makes the differences NaN.
-        if normalizer.is_finite() {
-            return Ok(normalizer);
+        if self.normalizer.is_finite() {
+            return Ok(());
         }
         Err(Error::new(ErrorKind::Backend, "model gives no probabilities").got("logits that are not finite"))
     }
 
-    /// Fills `candidates` with the tokens that may be picked and their logits after the penalty.
-    fn collect(&mut self, logits: &[f32], answer: &[TokenId]) {
+    /// Fills `candidates` with the tokens that may be picked and are `allowed`, and their logits after bias and penalties.
+    fn collect(&mut self, logits: &[f32], answer: &[TokenId], allowed: &dyn Fn(TokenId) -> bool) {
         self.candidates.clear();
         let tokens = logits.iter().zip(&self.is_banned).enumerate();
-        self.candidates.extend(tokens.filter(|(_, (_, banned))| !**banned).map(|(id, (&logit, _))| (id as i32, logit)));
-        let penalty = self.options.repeat_penalty;
-        if penalty == 1.0 {
+        let free = tokens.filter(|(_, (_, banned))| !**banned).map(|(id, (&logit, _))| (id as TokenId, logit));
+        self.candidates.extend(free.filter(|&(token, _)| allowed(token)));
+        if !self.options.moves_logits() {
             return;
         }
-        let recent = &answer[answer.len().saturating_sub(self.options.repeat_window)..];
+        for &(token, bias) in &self.options.logit_bias {
+            // In the order of their numbers.
+            if let Ok(index) = self.candidates.binary_search_by_key(&token, |&(token, _)| token) {
+                self.candidates[index].1 += bias;
+            }
+        }
+        if !self.options.has_penalties() {
+            return;
+        }
+        let SamplerOptions { repeat_penalty, repeat_window, presence_penalty, frequency_penalty, .. } = self.options;
+        let recent = &answer[answer.len().saturating_sub(repeat_window)..];
         for (token, logit) in &mut self.candidates {
-            if recent.contains(token) {
-                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            let count = recent.iter().filter(|&recent| recent == token).count();
+            if count > 0 {
+                *logit = if *logit > 0.0 { *logit / repeat_penalty } else { *logit * repeat_penalty };
+                *logit -= presence_penalty + frequency_penalty * count as f32;
             }
         }
     }
@@ -208,8 +209,9 @@ impl Sampler {
         self.candidates.iter().fold(first, |best, &next| if next.1 > best.1 { next } else { best }).0
     }
 
-    fn draw_from_candidates(&mut self, temperature: f64, rng: &mut Rng) -> TokenId {
-        let SamplerOptions { top_k, top_p, min_p, .. } = self.options;
+    fn draw_from_candidates(&mut self, rng: &mut Rng) -> TokenId {
+        let SamplerOptions { top_k, typical_p, top_p, min_p, .. } = self.options;
+        let temperature = self.temperature();
         // Equal logits keep the order of their numbers, so that the choice does not depend on the sort.
         let order = |a: &(TokenId, f32), b: &(TokenId, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if top_k > 0 && top_k < self.candidates.len() {
@@ -221,24 +223,53 @@ impl Sampler {
         let weight = |&(_, logit): &(TokenId, f32)| (f64::from(logit - max) / temperature).exp();
         self.candidate_weights.clear();
         self.candidate_weights.extend(self.candidates.iter().map(weight));
+        if typical_p < 1.0 {
+            self.keep_typical(f64::from(typical_p));
+        }
 
         let mut n = self.candidate_weights.len();
         if top_p < 1.0 {
             let enough = self.candidate_weights.iter().sum::<f64>() * f64::from(top_p);
-            let mut sum = 0.0;
-            let reaches = |weight: &f64| {
-                sum += weight;
-                sum >= enough
-            };
-            n = self.candidate_weights.iter().position(reaches).map_or(n, |last| last + 1);
+            n = n_reaching(self.candidate_weights.iter().copied(), enough);
         }
         if min_p > 0.0 {
-            // The largest weight is 1.
-            n = n.min(self.candidate_weights.partition_point(|&weight| weight >= f64::from(min_p)));
+            let least = self.candidate_weights[0] * f64::from(min_p);
+            n = n.min(self.candidate_weights.partition_point(|&weight| weight >= least));
         }
         let index = draw(&self.candidate_weights[..n.max(1)], rng).unwrap_or(0);
         self.candidates[index].0
     }
+
+    /// Leaves the candidates whose surprise is nearest to the entropy, of together `typical_p`, in their order.
+    fn keep_typical(&mut self, typical_p: f64) {
+        let total: f64 = self.candidate_weights.iter().sum();
+        let surprise = |weight: f64| -(weight / total).ln();
+        // What is too improbable for a number adds nothing: p ln p goes to 0.
+        let positive = self.candidate_weights.iter().filter(|&&weight| weight > 0.0);
+        let entropy: f64 = positive.map(|&weight| weight / total * surprise(weight)).sum();
+        let weights = &self.candidate_weights;
+        let distance = |index: &usize| (surprise(weights[*index]) - entropy).abs();
+        let mut order: Vec<_> = (0..weights.len()).collect();
+        // Of equals the more probable, which comes first.
+        order.sort_by(|a, b| distance(a).total_cmp(&distance(b)));
+        let n = n_reaching(order.iter().map(|&index| weights[index]), total * typical_p);
+        let mut kept = order[..n].to_vec();
+        kept.sort_unstable();
+        self.candidates = kept.iter().map(|&index| self.candidates[index]).collect();
+        self.candidate_weights = kept.iter().map(|&index| self.candidate_weights[index]).collect();
+    }
+}
+
+/// The smallest beginning of `weights` that sums up to `enough`; all of them where rounding keeps the sum below.
+fn n_reaching(weights: impl Iterator<Item = f64>, enough: f64) -> usize {
+    let (mut sum, mut n) = (0.0, 0);
+    for weight in weights {
+        (sum, n) = (sum + weight, n + 1);
+        if sum >= enough {
+            break;
+        }
+    }
+    n
 }
 
 /// An index drawn in proportion to `weights`; `None` when all are 0.

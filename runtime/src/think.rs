@@ -25,6 +25,11 @@ const TAGS: [(&str, Side); 6] = [
     ("</answer>", Side::Answer),
 ];
 
+/// Whether `spelling` is a tag that begins or ends thinking.
+pub(crate) fn is_thinking_tag(spelling: &str) -> bool {
+    ["<think>", "</think>", "<thinking>", "</thinking>"].contains(&spelling)
+}
+
 /// Splits streamed text at thinking and answer tags. Tags may be split across pieces; blank space right after a tag is
 /// dropped, and so is blank space before the next tag when nothing else stands between.
 #[derive(Clone, Debug)]
@@ -34,6 +39,10 @@ pub struct ThinkSplitter {
     held: String,
     /// Whether only blank space came since the last tag.
     after_tag: bool,
+    /// Whether tags begin no more thinking.
+    is_settled: bool,
+    /// Whether there are no more tags at all.
+    is_literal: bool,
 }
 
 impl Default for ThinkSplitter {
@@ -45,24 +54,46 @@ impl Default for ThinkSplitter {
 impl ThinkSplitter {
     /// A splitter for text that begins outside of any tag.
     pub fn new() -> Self {
-        Self { side: Side::Answer, held: String::new(), after_tag: false }
+        Self { side: Side::Answer, held: String::new(), after_tag: false, is_settled: false, is_literal: false }
     }
 
     /// A splitter for text that begins in the middle of thinking, as after templates that end in `<think>`.
     pub fn inside_thinking() -> Self {
-        Self { side: Side::Thinking, held: String::new(), after_tag: true }
+        Self { side: Side::Thinking, held: String::new(), after_tag: true, is_settled: false, is_literal: false }
+    }
+
+    pub(crate) fn is_thinking(&self) -> bool {
+        self.side == Side::Thinking
+    }
+
+    /// Text that may be the start of a tag.
+    pub(crate) fn held(&self) -> &str {
+        &self.held
+    }
+
+    /// Takes all that follows for the answer, whatever its tags say.
+    pub(crate) fn settle(&mut self) {
+        (self.side, self.is_settled) = (Side::Answer, true);
+    }
+
+    /// Takes all that follows, what is held back included, for the answer as it stands.
+    pub(crate) fn read_literally(&mut self) {
+        (self.side, self.after_tag, self.is_literal) = (Side::Answer, false, true);
     }
 
     /// Takes the next piece of text and returns what is certain by now.
     pub fn push(&mut self, text: &str) -> Vec<ThinkEvent> {
         self.held.push_str(text);
         let mut events = Vec::new();
-        while let Some(at) = self.held.find('<') {
+        while let Some(at) = self.held.find('<').filter(|_| !self.is_literal) {
             let rest = &self.held[at..];
             if let Some(&(tag, side)) = TAGS.iter().find(|(tag, _)| rest.starts_with(tag)) {
                 self.emit(at, &mut events);
                 self.held.drain(..tag.len());
-                (self.side, self.after_tag) = (side, true);
+                self.after_tag = true;
+                if !self.is_settled {
+                    self.side = side;
+                }
             } else if TAGS.iter().any(|(tag, _)| tag.starts_with(rest)) {
                 self.emit(at, &mut events);
                 return events;

@@ -108,7 +108,7 @@ fn every_answer_ends_for_the_reason_it_states() {
                 StopReason::EndOfAnswer => assert!(ends == 1 && model.is_eog(answer.tokens[n - 1])),
                 StopReason::MaxTokens => assert_eq!((n, ends), (60, 0)),
                 StopReason::ContextFull => assert_eq!((n + prompt.n_tokens(), ends), (81, 0)),
-                StopReason::Caller | StopReason::StopString(_) => panic!("nobody asked"),
+                StopReason::Caller | StopReason::StopString(_) | StopReason::DeadEnd => panic!("nobody asked"),
             }
             assert!(answer.tokens.iter().all(|token| !model.never_sampled().contains(token)));
             let shown = seen.iter().filter(|event| (event.0, event.1) == (request, sample));

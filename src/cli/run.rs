@@ -177,6 +177,7 @@ pub(super) fn stop_name(stop: StopReason) -> &'static str {
         StopReason::StopString(_) => "stop_string",
         StopReason::MaxTokens => "max_tokens",
         StopReason::ContextFull => "context_full",
+        StopReason::DeadEnd => "dead_end",
         StopReason::Caller => "caller",
     }
 }

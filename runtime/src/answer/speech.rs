@@ -37,6 +37,39 @@ impl Speech {
         }
     }
 
+    /// Whether what comes next belongs to the thinking.
+    pub(super) fn is_thinking(&self) -> bool {
+        self.splitter.is_thinking()
+    }
+
+    /// The tag that opened the thinking under way.
+    pub(super) fn thinking_tag(&self) -> Option<&'static str> {
+        if !self.is_thinking() {
+            return None;
+        }
+        ["<think>", "<thinking>"].into_iter().max_by_key(|tag| self.raw.rfind(tag))
+    }
+
+    /// Text that may be the start of a tag.
+    pub(super) fn held(&self) -> &str {
+        self.splitter.held()
+    }
+
+    /// Whether nothing was answered yet.
+    pub(super) fn is_silent(&self) -> bool {
+        self.answer.is_empty() && self.scanner.is_empty()
+    }
+
+    /// Ends all thinking: what follows is the answer.
+    pub(super) fn settle(&mut self) {
+        self.splitter.settle();
+    }
+
+    /// From here on all text is the answer, tags as well.
+    pub(super) fn read_literally(&mut self) {
+        self.splitter.read_literally();
+    }
+
     /// What is certain with the `bytes` of one more token.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<ThinkEvent> {
         let text = self.decoder.push(bytes);

@@ -49,6 +49,11 @@ impl StopScanner {
         &self.strings[index]
     }
 
+    /// Whether nothing is held back.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
     /// Takes the next piece. The string that is complete first ends the text, the longest of those that are complete at the
     /// same character, so the pieces make no difference.
     pub(super) fn push(&mut self, piece: &str) -> Scanned {

@@ -81,6 +81,7 @@ impl Conversation {
         let picture_ms = milliseconds(pictures_start);
         let kept = self.messages[plan.n_dropped..].iter().chain([&question]).flat_map(ChatMessage::pictures);
         let prompt = interleave(plan.runs, kept.map(|picture| Ok(Arc::clone(picture))))?;
+        writer.check_room(prompt.n_tokens())?;
 
         let seq = self.seat.seq();
         let (beginning, rest) = prompt.split_at(self.n_reused(session, &prompt)?);

@@ -8,6 +8,8 @@ pub(crate) mod hyper;
 pub(crate) mod projector;
 mod vocab;
 
+#[cfg(feature = "grammar")]
+use std::sync::OnceLock;
 use std::{
     ffi::CString,
     path::{Path, PathBuf},
@@ -20,6 +22,8 @@ use llama_cpp_sys_2 as sys;
 
 pub use self::vocab::TokenId;
 use self::{hyper::Hyperparameters, projector::ProjectorInfo, vocab::Vocabulary};
+#[cfg(feature = "grammar")]
+use crate::answer::GrammarTokens;
 use crate::{
     Error, ErrorKind, Result, backend,
     gguf::GgufFile,
@@ -117,6 +121,9 @@ struct Inner {
     /// Repacked weights, layers on a GPU.
     kernels: (bool, i32),
     load_ms: f64,
+    /// Made for the first constrained answer.
+    #[cfg(feature = "grammar")]
+    grammar_tokens: OnceLock<GrammarTokens>,
 }
 
 /// Owner of a `llama_model`.
@@ -192,6 +199,8 @@ impl Model {
             info,
             kernels,
             load_ms,
+            #[cfg(feature = "grammar")]
+            grammar_tokens: OnceLock::new(),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -328,8 +337,8 @@ impl Model {
         self.0.vocab.is_end(token)
     }
 
-    /// Tokens that generation never picks, ascending: marks of pictures and videos, control tokens that do not end an
-    /// answer, and rows of the vocabulary that stand for nothing.
+    /// Tokens that generation never picks, ascending: marks of pictures and videos, control tokens that neither end an
+    /// answer nor spell a thinking tag, and rows of the vocabulary that stand for nothing.
     pub fn never_sampled(&self) -> &[TokenId] {
         self.0.vocab.never_sampled()
     }
@@ -398,6 +407,12 @@ impl Model {
 
     pub(crate) fn has_token(&self, token: TokenId) -> bool {
         self.0.vocab.contains(token)
+    }
+
+    /// Its tokens as grammars need them.
+    #[cfg(feature = "grammar")]
+    pub(crate) fn grammar_tokens(&self) -> &GrammarTokens {
+        self.0.grammar_tokens.get_or_init(|| GrammarTokens::new(self))
     }
 
     pub(crate) fn hyper(&self) -> &Hyperparameters {

@@ -2,7 +2,7 @@
 
 use llama_cpp_sys_2 as sys;
 
-use crate::{Error, ErrorKind, Result, gguf::GgufFile};
+use crate::{Error, ErrorKind, Result, gguf::GgufFile, think::is_thinking_tag};
 
 /// A token's number in the vocabulary.
 pub type TokenId = i32;
@@ -21,6 +21,8 @@ pub(super) struct Vocabulary {
     /// Spellings of control tokens: what text from outside must not be able to produce.
     control: Vec<String>,
     never_sampled: Vec<TokenId>,
+    /// Control tokens that spell thinking tags: they are told as text, like everywhere else.
+    tags: Vec<TokenId>,
     image_pad: Option<TokenId>,
     bos: Option<String>,
     eos: Option<String>,
@@ -48,7 +50,9 @@ impl Vocabulary {
         let is_end = |id: usize| unsafe { sys::llama_vocab_is_eog(raw, id as TokenId) };
         let mut never_sampled: Vec<_> = (0..types.len()).filter(|&id| types[id] == UNUSED).collect();
         never_sampled.extend(VISION_MARKS.iter().filter_map(|mark| id_of(mark)));
-        never_sampled.extend((0..tokens.len()).filter(is_control).filter(|&id| !is_end(id)));
+        let is_tag = |&id: &usize| is_thinking_tag(&tokens[id]);
+        let tags = (0..tokens.len()).filter(is_control).filter(is_tag).map(|id| id as TokenId).collect();
+        never_sampled.extend((0..tokens.len()).filter(is_control).filter(|id| !is_end(*id) && !is_tag(id)));
         never_sampled.sort_unstable();
         never_sampled.dedup();
         let spelling = |key: &str| {
@@ -60,6 +64,7 @@ impl Vocabulary {
             n_tokens: tokens.len(),
             control: control.map(|id| tokens[id].clone()).collect(),
             never_sampled: never_sampled.into_iter().map(|id| id as TokenId).collect(),
+            tags,
             image_pad: id_of("<|image_pad|>").map(|id| id as TokenId),
             bos: spelling("tokenizer.ggml.bos_token_id")?,
             eos: spelling("tokenizer.ggml.eos_token_id")?,
@@ -117,11 +122,12 @@ impl Vocabulary {
         Ok(ids)
     }
 
-    /// Appends the bytes of `token`; control tokens have none.
+    /// Appends the bytes of `token`; control tokens have none, thinking tags apart.
     pub(super) fn append_bytes(&self, token: TokenId, bytes: &mut Vec<u8>) {
         if !self.contains(token) {
             return;
         }
+        let is_tag = self.tags.contains(&token);
         let mut room = 32;
         loop {
             let start = bytes.len();
@@ -134,8 +140,8 @@ impl Vocabulary {
                     token,
                     buffer,
                     room as i32,
-                    0,     /* no strip */
-                    false, /* no control */
+                    0,      /* no strip */
+                    is_tag, /* control */
                 )
             };
             // A negative answer is the room that the piece needs.

@@ -32,6 +32,16 @@ fn filters_leave_exactly_the_tokens_they_should() {
         Case { name: "top-k 9", options: options(|o| o.top_k = 9), left: &[0, 1, 2, 3] },
         Case { name: "top-p 0.7", options: options(|o| o.top_p = 0.7), left: &[0, 1] },
         Case { name: "top-p tiny", options: options(|o| o.top_p = 1e-6), left: &[1] },
+        // Entropy 1.21; surprises 0.69, 1.39, 1.90, 2.30: nearest is the second, then the first.
+        Case { name: "typical 0.2", options: options(|o| o.typical_p = 0.2), left: &[0] },
+        Case { name: "typical 0.7", options: options(|o| o.typical_p = 0.7), left: &[0, 1] },
+        Case { name: "typical, min-p", options: options(|o| (o.typical_p, o.min_p) = (0.2, 1.0)), left: &[0] },
+        Case {
+            name: "bias",
+            options: options(|o| (o.top_k, o.logit_bias) = (1, vec![(2, 9.0), (7, 1.0)])),
+            left: &[2],
+        },
+        Case { name: "bias twice", options: options(|o| o.logit_bias = vec![(1, -500.0); 2]), left: &[0, 2, 3] },
         Case { name: "min-p 0.25", options: options(|o| o.min_p = 0.25), left: &[0, 1, 3] },
         Case { name: "ban", options: options(|o| o.banned = vec![1, 3, -1, 99]), left: &[0, 2] },
         Case { name: "greedy", options: SamplerOptions::greedy(), left: &[1] },
@@ -85,6 +95,43 @@ fn the_penalty_makes_repeats_less_likely() {
 }
 
 #[test]
+fn presence_counts_once_and_frequency_every_time() {
+    let pick = |change: fn(&mut SamplerOptions), answer: &[TokenId]| {
+        let penalized = options(|o| {
+            o.temperature = 0.0;
+            change(o);
+        });
+        let mut sampler = Sampler::new(&penalized, 3, &[]).expect("good options");
+        sampler.sample(&[3.0, 2.0, 0.5], answer, &mut Rng::keyed(&[1])).expect("samples").token
+    };
+    let changes: [fn(&mut SamplerOptions); 2] = [|o| o.presence_penalty = 0.9, |o| o.frequency_penalty = 0.4];
+    assert_eq!(changes.map(|change| pick(change, &[0, 2])), [0, 0]);
+    assert_eq!(changes.map(|change| pick(change, &[0, 0, 0])), [0, 1]);
+    assert_eq!(pick(|o| (o.presence_penalty, o.repeat_window) = (1.5, 1), &[0, 2]), 0, "older tokens are forgotten");
+}
+
+#[test]
+fn what_narrows_the_choice_leaves_log_probabilities_as_they_are() {
+    let logits = [1.0f32, 3.0, 2.0, 0.0];
+    for temperature in [0.0, 0.7] {
+        let options = options(|o| (o.temperature, o.banned) = (temperature, vec![3]));
+        let mut sampler = Sampler::new(&options, 4, &[]).expect("good options");
+        let scores = [0, 1, 2].map(|token| sampler.score(&logits, token).expect("a token"));
+        let total: f64 = scores.iter().map(|score| f64::from(score.logprob).exp()).sum();
+        assert!((total - 1.0).abs() < 1e-6, "{scores:?}");
+        assert_eq!(sampler.most_probable_of(&logits, 2), [scores[1], scores[2]]);
+        assert_eq!(sampler.most_probable_of(&logits, 9), [scores[1], scores[2], scores[0]]);
+        let mut among = |allowed: &[TokenId]| {
+            let allowed = |token: TokenId| allowed.contains(&token);
+            sampler.sample_among(&logits, &[], &allowed, &mut Rng::keyed(&[1])).expect("samples")
+        };
+        assert_eq!(among(&[0, 3]), Some(scores[0]));
+        assert_eq!(among(&[3]), None, "banned stays banned");
+        assert_eq!(sampler.score(&logits, 4).expect_err("no token").kind(), ErrorKind::InvalidInput);
+    }
+}
+
+#[test]
 fn bad_options_and_logits_are_refused() {
     for bad in [
         options(|o| o.temperature = -1.0),
@@ -92,6 +139,9 @@ fn bad_options_and_logits_are_refused() {
         options(|o| o.top_p = 0.0),
         options(|o| o.min_p = 1.5),
         options(|o| o.repeat_penalty = 0.0),
+        options(|o| o.typical_p = 0.0),
+        options(|o| o.presence_penalty = f32::INFINITY),
+        options(|o| o.logit_bias = vec![(0, 0.5), (1, f32::NEG_INFINITY)]),
         options(|o| o.banned = vec![0, 1, 2]),
     ] {
         assert_eq!(Sampler::new(&bad, 3, &[]).expect_err("refused").kind(), ErrorKind::InvalidInput, "{bad:?}");

@@ -1,8 +1,11 @@
 //! What options do to answers, in groups and in conversations alike.
 
+mod budget;
 #[path = "../common/mod.rs"]
 mod common;
+mod grammar;
 mod stops;
+mod valid;
 
 use std::ops::ControlFlow;
 

@@ -114,7 +114,7 @@ pub fn model() -> Draft {
     draft.set("qwen3vl.rope.dimension_sections", vec![3, 3, 2, 0]);
     draft.set("qwen3vl.rope.freq_base", 10_000f32);
     draft.set("qwen3vl.attention.layer_norm_rms_epsilon", 1e-6f32);
-    vocabulary(&mut draft);
+    vocabulary(&mut draft, &[]);
     draft.tensor("token_embd.weight", &[N_EMBD, N_VOCAB]).tensor("output_norm.weight", &[N_EMBD]);
     for layer in 0..N_LAYER {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
@@ -127,6 +127,14 @@ pub fn model() -> Draft {
             draft.tensor(&name(part), &[n]);
         }
     }
+    draft
+}
+
+/// [`model`] with more control tokens, which come last.
+pub fn with_tokens(control: &[&str]) -> Draft {
+    let mut draft = model();
+    vocabulary(&mut draft, control);
+    draft.tensor("token_embd.weight", &[N_EMBD, N_VOCAB + control.len() as u64]);
     draft
 }
 
@@ -143,8 +151,8 @@ fn linear_parts() -> [(&'static str, u64, u64); 7] {
     ]
 }
 
-/// One token for each byte, as byte-level BPE spells them, and the special ones.
-fn vocabulary(draft: &mut Draft) {
+/// One token for each byte, as byte-level BPE spells them, the special ones and more of them.
+fn vocabulary(draft: &mut Draft, control: &[&str]) {
     let printable = |byte: u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     let mut n_shifted = 0;
     let mut tokens: Vec<String> = (0..256)
@@ -154,7 +162,7 @@ fn vocabulary(draft: &mut Draft) {
             char::from_u32(code).expect("a character").to_string()
         })
         .collect();
-    tokens.extend(SPECIAL.map(str::to_owned));
+    tokens.extend(SPECIAL.iter().chain(control).map(|&token| token.to_owned()));
     let mut types = vec![1i32; 256];
     types.resize(tokens.len(), 3);
     draft.set("tokenizer.ggml.model", "gpt2").set("tokenizer.ggml.pre", "qwen2");
