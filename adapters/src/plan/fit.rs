@@ -16,7 +16,7 @@ const MARGIN: f64 = 0.04;
 type Relief = (&'static str, TrainerOptions);
 
 impl MemoryPlan {
-    /// The fastest plan of `request` whose peak and [`MARGIN`] are at most `budget` bytes.
+    /// The fastest plan of `request` whose peak and a margin of 4 % are at most `budget` bytes.
     ///
     /// In this order: everything by default; layers computed again; smaller blocks of attention
     /// and logits; inputs of layers in F16; no kept prefixes; parts of the group, down to one completion at a time. Results

@@ -55,7 +55,8 @@ pub struct ConversationOptions {
     pub overflow: OverflowPolicy,
     /// Seed of the random numbers; default 0. The same questions and seed give the same answers.
     pub seed: u64,
-    /// Pixels of the pictures to come; default `None`: [`crate::Model::image_budget`].
+    /// Pixels of the pictures to come; default `None`: [`crate::Model::image_budget`]. [`crate::Model::plan_images`] makes one
+    /// from limits in tokens, also for several pictures together, and warns of pictures too small for boxes.
     pub image_budget: Option<ImageBudget>,
 }
 

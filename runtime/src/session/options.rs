@@ -39,7 +39,7 @@ pub struct SessionOptions {
     pub n_seq: usize,
     /// Most tokens computed at once in a prompt; default 512. Memory for activations grows with it.
     pub n_ubatch: usize,
-    /// Most tokens of one sequence that get logits in a call ([`Session::decode_run`]), at most `n_ubatch`; default 1.
+    /// Most tokens of one sequence that get logits in a call ([`super::Session::decode_run`]), at most `n_ubatch`; default 1.
     /// Scores and speculation want 8 to 32. Each takes 8 bytes for every token of the vocabulary, but no more than
     /// `n_seq` in all are reserved for by default.
     pub n_logits: usize,

@@ -31,6 +31,8 @@ pub(super) struct Answered {
 pub(super) struct Compared {
     pub(super) our_rate: f64,
     pub(super) bare_rate: f64,
+    /// What picking tokens takes of our loop: log-probabilities over the whole vocabulary, above all.
+    pub(super) pick_share: f64,
 }
 
 /// First tokens of two questions about the same picture.
@@ -81,18 +83,21 @@ impl Bench<'_> {
         let n_decoded = (n_samples * (self.n_tokens - 1)) as f64;
         let mut rounds = Vec::new();
         for round in 0..n_rounds {
-            let (mut our_rate, mut bare_rate) = (0.0, 0.0);
+            let (mut our_rate, mut bare_rate, mut pick_share) = (0.0, 0.0, 0.0);
             for turn in 0..2 {
                 // Whoever goes first finds other caches.
                 if (round + turn).is_multiple_of(2) {
+                    session.reset_timings();
                     let (_, times) = self.generate(&mut session, &prompt, n_samples)?;
+                    let timings = session.timings();
+                    pick_share = timings.sample_ms / (timings.sample_ms + timings.decode_ms);
                     our_rate = n_decoded / (times.last - times.first).as_secs_f64();
                 } else {
                     self.cancel.check()?;
                     bare_rate = n_decoded / bare.run(&tokens, &answers)?.as_secs_f64();
                 }
             }
-            rounds.push(Compared { our_rate, bare_rate });
+            rounds.push(Compared { our_rate, bare_rate, pick_share });
         }
         Ok(rounds)
     }

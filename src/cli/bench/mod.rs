@@ -106,6 +106,8 @@ struct Decode {
     bare_rate: Spread,
     /// How much longer ours takes, of each round; 0.01 is one percent.
     overhead: Spread,
+    /// What picking tokens takes of ours.
+    pick_share: Spread,
 }
 
 pub(crate) fn run(args: &BenchArgs, output: Output) -> Result<()> {
@@ -174,6 +176,7 @@ impl BenchArgs {
                 our_rate: spread(&rounds, |round| round.our_rate)?,
                 bare_rate: spread(&rounds, |round| round.bare_rate)?,
                 overhead: spread(&rounds, |round| round.bare_rate / round.our_rate - 1.0)?,
+                pick_share: spread(&rounds, |round| round.pick_share)?,
             });
         }
         Ok(Report {
@@ -244,12 +247,13 @@ impl Report {
             rows.push(row("second question".to_owned(), &picture.second_question_ms, 1, "ms"));
             rows.push(row("second question sooner".to_owned(), &picture.times_sooner, 1, "times"));
         }
-        for Decode { samples, our_rate, bare_rate, overhead } in &self.decode {
+        let percent =
+            |share: &Spread| Spread { median: share.median * 100.0, min: share.min * 100.0, max: share.max * 100.0 };
+        for Decode { samples, our_rate, bare_rate, overhead, pick_share } in &self.decode {
             rows.push(row(format!("{samples} at once: owlet"), our_rate, 1, "tokens/s"));
             rows.push(row(format!("{samples} at once: bare llama.cpp"), bare_rate, 1, "tokens/s"));
-            let percent =
-                Spread { median: overhead.median * 100.0, min: overhead.min * 100.0, max: overhead.max * 100.0 };
-            rows.push(row(format!("{samples} at once: owlet takes longer by"), &percent, 1, "%"));
+            rows.push(row(format!("{samples} at once: owlet takes longer by"), &percent(overhead), 1, "%"));
+            rows.push(row(format!("{samples} at once: of owlet's, picking tokens"), &percent(pick_share), 1, "%"));
         }
         let mut text = table(&rows);
         if let Some(n_bytes) = self.peak_memory_bytes {
