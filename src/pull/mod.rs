@@ -55,7 +55,8 @@ pub struct PullOptions {
     pub sha256: Option<String>,
     /// Replace files that exist; default false.
     pub force: bool,
-    /// Tries in vain before giving up, each after twice the pause; default 5. A try that brought 64 KiB is none in vain.
+    /// Tries in vain before giving up, each after twice the pause; default 5. A try that got 64 KiB further than all
+    /// before is none in vain.
     pub retries: u32,
     /// The first pause; default one second.
     pub backoff: Duration,

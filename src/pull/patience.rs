@@ -36,7 +36,7 @@ impl<'a> Patience<'a> {
         Self { options, cancel, n_in_vain: 0, reached: false }
     }
 
-    /// Waits before the next try after one that brought `n_bytes`, once `told` has heard why and how long. Pauses double.
+    /// Waits before the next try after one that brought `n_bytes` more than all before, once `told` has heard why and how long. Pauses double.
     ///
     /// # Errors
     /// That of `trouble` when another try is of no use, `Cancelled`.

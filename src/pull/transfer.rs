@@ -122,13 +122,16 @@ impl Job<'_> {
     /// Fills the part, through as many connections as it takes; the hash that the server told.
     fn fetch_bytes(&self, part: &mut Option<Part>, on_event: &mut dyn FnMut(PullEvent<'_>)) -> Result<Option<String>> {
         let mut patience = Patience::new(self.options, self.cancel);
+        // A server that makes every try start over brings nothing new until it gets further than ever.
+        let mut furthest = part.as_ref().map_or(0, Part::n_bytes);
         loop {
-            let before = part.as_ref().map_or(0, Part::n_bytes);
             match self.attempt(part, &mut patience.reached, on_event) {
                 Ok(sha256) => return Ok(sha256),
                 Err(trouble) => {
-                    let n_bytes = part.as_ref().map_or(0, Part::n_bytes).saturating_sub(before);
-                    patience.endure(trouble, n_bytes, &mut |error, pause| {
+                    let reached = part.as_ref().map_or(0, Part::n_bytes);
+                    let n_new = reached.saturating_sub(furthest);
+                    furthest = furthest.max(reached);
+                    patience.endure(trouble, n_new, &mut |error, pause| {
                         on_event(PullEvent::Retrying { file: self.name, error, pause_s: pause.as_secs_f64() });
                     })?;
                 }

@@ -108,6 +108,15 @@ fn a_connection_that_is_cut_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn a_server_that_never_gets_further_is_given_up() {
+    let server = Server::start(|_| Reply::new(200, MODEL_GGUF).cut(MIB));
+    let folder = workshop();
+    let error = pull_url(&server, &options(folder.path())).0.expect_err("it never ends");
+    // The first try was none in vain, the two retries were.
+    assert_eq!((error.kind(), server.requests().len()), (ErrorKind::Network, 3), "{error}");
+}
+
+#[test]
 fn a_pull_that_failed_goes_on_in_the_next_call() {
     let server = Server::start(|request| match request.index {
         0 => Reply::file(request, MODEL_GGUF, "a").cut(3 * MIB),
