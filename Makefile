@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-heavy lint check-adapter bench bench-peer bench-decode bench-rollouts bench-cost \
-    bench-conversation bench-all bench-learning bench-votes
+    bench-conversation bench-all bench-learning bench-votes bench-speculation
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ bench-rollouts: setup $(BENCH_MODELS)/vision.gguf ## Time eight answers about a 
 
 bench-conversation: setup ## Time the first token of a second question about a picture
 	$(cargo) run --locked -- bench --threads $(BENCH_THREADS) --samples 1
+
+bench-speculation: setup ## Time answers with and without guesses, by n-grams and by a draft model
+	$(cargo) bench --profile dev --locked --bench speculation -- --threads $(BENCH_THREADS) $(BENCH_ARGS)
 
 bench-cost: setup ## Time training steps over a grid, fit the law of their cost, draw docs/performance/cost.svg
 	PATH='$(CARGO_HOME)/bin':"$$PATH" python3 benches/cost.py --threads $(BENCH_THREADS)

@@ -65,8 +65,8 @@ pub use owlet_runtime::{
     DecodeOptions, EncodedPrompt, Error, ErrorKind, GenerateRequest, Generated, IMAGE_MARK, Image, ImageBudget,
     ImageCache, ImageLimits, ImageOptions, ImagePlan, ImageWarning, Message, Model, ModelInfo, ModelOptions,
     Orientation, Part, PixelFormat, Prompt, RawImage, Result, RngKey, Role, SamplerOptions, ScoreOptions, Scored,
-    Session, SessionOptions, StopReason, TextDecoder, ThinkEvent, ThinkSplitter, Timings, TokenEvent, TokenId,
-    conversation, generate, gguf, peak_memory_bytes,
+    Session, SessionOptions, Speculation, StopReason, TextDecoder, ThinkEvent, ThinkSplitter, Timings, TokenEvent,
+    TokenId, conversation, generate, gguf, peak_memory_bytes,
     quantize::{QuantType, TensorChange},
     score, score_many,
 };

@@ -1,4 +1,4 @@
-//! Given answers ranked, and several answers to one question, from the command line.
+//! Given answers ranked, several answers to one question, and answers guessed ahead, from the command line.
 
 #[expect(dead_code, unreachable_pub, reason = "the runtime's own tests use more of it")]
 #[path = "../runtime/tests/common/tiny.rs"]
@@ -131,4 +131,20 @@ fn samples_without_a_temperature_are_refused() {
         assert_eq!(output.status.code(), Some(1), "{told}");
         assert!(told.contains(says), "{told}");
     }
+}
+
+#[test]
+fn guesses_change_nothing_and_are_counted() {
+    let folder = workshop();
+    let ask = ["run", "--image", "picture.png", "abcabcabc", "--max-tokens", "40", "--quiet"];
+    let plain = json(folder.path(), &ask);
+    let guessed = |report: &Value| report["timings"]["n_guessed"].as_u64().expect("a number");
+    assert_eq!(guessed(&plain), 0);
+    let report = json(folder.path(), &[&ask[..], &["--speculate", "model.gguf"]].concat());
+    assert_eq!((&report["answer"], &report["thinking"]), (&plain["answer"], &plain["thinking"]));
+    assert!(guessed(&report) > 0, "{report}");
+    json(folder.path(), &[&ask[..], &["--speculate", "ngrams"]].concat());
+    let refused = owlet(folder.path(), &[&ask[..], &["--speculate", "gone"]].concat());
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("takes `ngrams` or the file"), "{refused:?}");
 }

@@ -19,6 +19,7 @@ use crate::{
     prompt::EncodedPrompt,
     rng::Rng,
     session::{Mark, Session},
+    speculate,
     think::ThinkEvent,
 };
 
@@ -218,9 +219,32 @@ impl Generation {
         if tokens.is_empty() {
             return Ok(true);
         }
-        session.decode(&tokens)?;
-        self.pick_tokens(session, on_token, tokens.len())?;
+        if tokens.len() == 1 && session.is_speculating() {
+            self.advance_alone(session, on_token)?;
+        } else {
+            session.decode(&tokens)?;
+            self.pick_tokens(session, on_token, tokens.len())?;
+        }
         Ok(false)
+    }
+
+    /// Advances the only answer that runs, which is in the first sequence, by a token or several that were guessed.
+    fn advance_alone(
+        &mut self,
+        session: &mut Session,
+        on_token: &mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
+    ) -> Result<()> {
+        const SEQ: usize = 0;
+        let Some(mut lane) = self.lanes[SEQ].take() else { return Ok(()) };
+        let Lane { request, draft } = &mut lane;
+        let (request, sample, prompt) = (*request, draft.sample(), &self.questions[*request].prompt);
+        let show = &mut |position, written| show(request, sample, position, written, on_token);
+        let stop = speculate::advance(session, SEQ, prompt, &mut self.writer, draft, show);
+        self.lanes[SEQ] = Some(lane);
+        if let Some(stop) = stop? {
+            self.finish(SEQ, stop);
+        }
+        Ok(())
     }
 
     /// Per request, its answers as far as they are complete.
@@ -337,11 +361,22 @@ impl Lane {
     ) -> Result<Option<StopReason>> {
         let Self { request, draft } = self;
         let (position, sample) = (draft.tokens().len(), draft.sample());
-        let Written { token, logprob, is_forced, said, stop } = writer.write(draft, logits)?;
-        let event = TokenEvent { request: *request, sample, position, token, logprob, is_forced, said: &said, stop };
-        Ok(match on_token(event) {
-            ControlFlow::Continue(()) => stop,
-            ControlFlow::Break(()) => stop.or(Some(StopReason::Caller)),
-        })
+        let written = writer.write(draft, logits)?;
+        Ok(show(*request, sample, position, written, on_token))
+    }
+}
+
+/// Shows a token to the caller and tells whether the answer ends with it.
+fn show(
+    request: usize,
+    sample: usize,
+    position: usize,
+    written: Written,
+    on_token: &mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
+) -> Option<StopReason> {
+    let Written { token, logprob, is_forced, said, stop } = written;
+    match on_token(TokenEvent { request, sample, position, token, logprob, is_forced, said: &said, stop }) {
+        ControlFlow::Continue(()) => stop,
+        ControlFlow::Break(()) => stop.or(Some(StopReason::Caller)),
     }
 }

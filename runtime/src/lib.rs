@@ -37,6 +37,7 @@ pub mod rng;
 mod sampler;
 mod score;
 mod session;
+mod speculate;
 mod template;
 mod text;
 mod think;
@@ -65,6 +66,7 @@ pub use session::{
     AdapterUse, BareLoop, FlashAttention, KvType, PromptCache, PromptCacheStats, PromptStore, SequenceState, Session,
     SessionOptions,
 };
+pub use speculate::Speculation;
 pub use template::ChatTemplate;
 pub use text::TextDecoder;
 pub use think::{ThinkEvent, ThinkSplitter};

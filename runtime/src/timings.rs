@@ -9,12 +9,16 @@ pub struct Timings {
     pub prefill_ms: f64,
     /// Tokens of prompts, places of images included.
     pub n_prompt_tokens: u64,
-    /// Decode calls, sampling not included.
+    /// Decode calls and guesses, sampling not included.
     pub decode_ms: f64,
-    /// Tokens decoded, over all sequences.
+    /// Tokens decoded, over all sequences, without guesses that were wrong.
     pub n_decoded: u64,
-    /// Decode calls; each takes one token of every running sequence.
+    /// Decode calls; each takes one token of every running sequence, or a run of one.
     pub n_decode_calls: u64,
+    /// Tokens that were guessed ahead ([`crate::Speculation`]).
+    pub n_guessed: u64,
+    /// Of them, those that were right and spared a call.
+    pub n_accepted: u64,
     /// Sampling, and whatever the caller did on each token.
     pub sample_ms: f64,
 }

@@ -28,6 +28,7 @@ use super::{
     pictures::PictureArgs,
     plan::parse_bytes,
     speaker::Speaker,
+    speculate::{self, SpeculationArgs},
 };
 
 /// Tokens of the context when nothing else is said, where the model was trained for as many.
@@ -59,6 +60,8 @@ pub(crate) struct ChatArgs {
     system: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
     /// Stop an answer after this many tokens
     #[arg(long, default_value_t = 1024, value_name = "N")]
     max_tokens: usize,
@@ -100,7 +103,9 @@ impl ChatArgs {
     fn begin(&self, model: &Model, output: Output) -> Result<Conversation> {
         let n_ctx = self.context.unwrap_or(model.info().n_ctx_train.min(DEFAULT_CONTEXT));
         let options = SessionOptions { n_ctx, n_threads: self.model.threads, ..SessionOptions::default() };
-        let mut session = Session::new(model, &options)?;
+        let speculation = self.speculation.load(self.model.threads)?;
+        let mut session = Session::new(model, &speculate::with_room(options, speculation.as_ref()))?;
+        session.set_speculation(speculation.as_ref())?;
         let load = |argument: &AdapterArg| load_adapter(model, argument, self.model.threads, output);
         let adapters = self.adapters.iter().map(load).collect::<Result<Vec<_>>>()?;
         let mut conversation = match self.session.as_deref().filter(|path| path.exists()) {
@@ -237,11 +242,20 @@ impl Chat<'_> {
             .hint(ErrorKind::ContextOverflow, "`--forget` drops the oldest turns, `--context` makes room")?;
         // Pictures of a question that failed wait for the next one.
         mem::take(&mut self.images);
-        let TurnReport { n_prompt_tokens, n_computed_tokens, n_dropped_messages, first_token_ms, .. } = turn.report;
+        let TurnReport {
+            n_prompt_tokens,
+            n_computed_tokens,
+            n_dropped_messages,
+            first_token_ms,
+            n_guessed,
+            n_accepted,
+            ..
+        } = turn.report;
         let forgotten =
             if n_dropped_messages > 0 { format!(", {n_dropped_messages} messages forgotten") } else { String::new() };
         self.output.say(format_args!(
-            "{n_computed_tokens} of {n_prompt_tokens} tokens computed, first token after {first_token_ms:.0} ms{forgotten}"
+            "{n_computed_tokens} of {n_prompt_tokens} tokens computed, first token after {first_token_ms:.0} ms{forgotten}{}",
+            speculate::told(n_guessed, n_accepted)
         ));
         heard.and(finished)
     }

@@ -27,6 +27,7 @@ mod recover;
 mod run;
 mod score;
 mod speaker;
+mod speculate;
 mod synth;
 mod tasks;
 mod training;

@@ -17,6 +17,7 @@ use super::{
     output::{self, Output},
     pictures::PictureArgs,
     speaker::Speaker,
+    speculate::{self, SpeculationArgs},
     votes::{VoteReport, VotingArgs},
 };
 
@@ -40,6 +41,8 @@ pub(crate) struct RunArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     voting: VotingArgs,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
     /// Stop after this many tokens
     #[arg(long, default_value_t = 1024, value_name = "N")]
     max_tokens: usize,
@@ -85,6 +88,9 @@ struct TimingsReport {
     decode_ms: f64,
     n_decoded: u64,
     decode_tokens_per_s: f64,
+    /// With `--speculate`: tokens that were guessed ahead, and those that were right and spared a call.
+    n_guessed: u64,
+    n_accepted: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     peak_memory_bytes: Option<u64>,
 }
@@ -193,6 +199,8 @@ impl TimingsReport {
             decode_ms: timings.decode_ms,
             n_decoded: timings.n_decoded,
             decode_tokens_per_s: timings.decode_rate(),
+            n_guessed: timings.n_guessed,
+            n_accepted: timings.n_accepted,
             peak_memory_bytes: peak_memory_bytes(),
         }
     }
@@ -203,6 +211,7 @@ impl fmt::Display for TimingsReport {
         write!(f, "load {:.0} ms, pictures {:.0} ms, ", self.load_ms, self.image_encode_ms)?;
         write!(f, "prompt {} tokens at {:.0}/s, ", self.n_prompt_tokens, self.prefill_tokens_per_s)?;
         write!(f, "answer {} tokens at {:.0}/s", self.n_decoded, self.decode_tokens_per_s)?;
+        f.write_str(&speculate::told(self.n_guessed, self.n_accepted))?;
         match self.peak_memory_bytes {
             Some(peak) => write!(f, ", peak memory {}", output::bytes(peak)),
             None => Ok(()),
@@ -216,5 +225,8 @@ fn open_session(model: &Model, prompt: &EncodedPrompt, args: &RunArgs) -> Result
     let n_ctx = prompt.n_tokens().saturating_add(args.max_tokens).min(most);
     let n_seq = args.voting.n_lanes();
     let options = SessionOptions { n_ctx, n_seq, n_threads: args.model.threads, ..SessionOptions::default() };
-    Ok(Session::new(model, &options)?)
+    let speculation = args.speculation.load(args.model.threads)?;
+    let mut session = Session::new(model, &speculate::with_room(options, speculation.as_ref()))?;
+    session.set_speculation(speculation.as_ref())?;
+    Ok(session)
 }

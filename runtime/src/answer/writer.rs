@@ -211,6 +211,22 @@ impl Writer {
         self.options.max_new_tokens.min((self.n_ctx + 1).saturating_sub(n_prompt))
     }
 
+    /// The token that this writer would pick by another model's `logits`, after `draft` and the guesses `ahead` of it. Nothing is
+    /// written.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    pub(crate) fn guess(&mut self, draft: &Draft, ahead: &[TokenId], logits: &[f32]) -> Result<TokenId> {
+        let tokens = [&draft.tokens, ahead].concat();
+        let mut rng = draft.rng_key.rng(draft.sample, tokens.len());
+        Ok(self.sampler.sample(logits, &tokens, &mut rng)?.token)
+    }
+
+    /// Tokens that `draft` may still have.
+    pub(crate) fn n_left(&self, draft: &Draft) -> usize {
+        self.options.max_new_tokens.saturating_sub(draft.tokens.len())
+    }
+
     /// Why `draft` ends with `token` whatever it says, if it does.
     fn stop_reason(&self, draft: &Draft, token: TokenId) -> Option<StopReason> {
         if self.model.is_eog(token) {

@@ -5,12 +5,13 @@ use std::{ops::ControlFlow, sync::Arc, time::Instant};
 use super::{ChatMessage, ChatPart, Conversation, OverflowPolicy, overflow::oldest_turn};
 use crate::{
     Error, ErrorKind, Result,
-    answer::{Draft, Generated, StopReason, Writer},
+    answer::{Draft, Generated, StopReason, Writer, Written},
     cancel::CancelToken,
     generate::RngKey,
     model::{Model, TokenId},
     prompt::{EncodedPrompt, Message, Outline, Part, Piece, Role, Segment, interleave, runs},
     session::Session,
+    speculate,
     think::ThinkEvent,
 };
 
@@ -38,6 +39,10 @@ pub struct TurnReport {
     pub prefill_ms: f64,
     /// From the call to the first token.
     pub first_token_ms: f64,
+    /// Tokens that were guessed ahead ([`crate::Session::set_speculation`]).
+    pub n_guessed: u64,
+    /// Of them, those that were right and spared a call.
+    pub n_accepted: u64,
 }
 
 /// A question that fits.
@@ -84,15 +89,20 @@ impl Conversation {
         writer.check_room(prompt.n_tokens())?;
 
         let seq = self.seat.seq();
+        let before = *session.timings();
         let (beginning, rest) = prompt.split_at(self.n_reused(session, &prompt)?);
         session.cut_back(seq, &beginning);
         session.set_cancel(cancel.clone());
         let rng_key = RngKey { seed: self.options.seed, step: 0, prompt: self.n_turns };
         let draft = writer.begin(&prompt, rng_key, 0 /* sample */);
-        let result = answer(session, seq, &rest, &mut writer, draft, cancel, on_event);
+        let prefill_start = Instant::now();
+        let prefilled = cancel.check().and_then(|()| session.prefill(seq, &rest));
+        let prefill_ms = milliseconds(prefill_start);
+        let answered = |()| answer(session, seq, &prompt, &mut writer, draft, cancel, on_event);
+        let result = prefilled.and_then(answered);
         // A token that is cancelled later must not stop the session's next call.
         session.set_cancel(CancelToken::new());
-        let Answered { answer, text, prefill_ms, first_token } = match result {
+        let Answered { answer, text, first_token } = match result {
             Ok(answered) => answered,
             Err(error) => {
                 session.cut_back(seq, &beginning);
@@ -101,6 +111,7 @@ impl Conversation {
                 return Err(error);
             }
         };
+        let after = *session.timings();
         drop(shared);
 
         let report = TurnReport {
@@ -110,6 +121,8 @@ impl Conversation {
             picture_ms,
             prefill_ms,
             first_token_ms: first_token.duration_since(start).as_secs_f64() * 1e3,
+            n_guessed: after.n_guessed - before.n_guessed,
+            n_accepted: after.n_accepted - before.n_accepted,
         };
         self.messages.drain(..plan.n_dropped);
         self.messages.extend([question, ChatMessage { role: Role::Assistant, parts: vec![ChatPart::Text(text)] }]);
@@ -191,40 +204,35 @@ struct Answered {
     answer: Generated,
     /// With its tags, for the history.
     text: String,
-    prefill_ms: f64,
     first_token: Instant,
 }
 
-/// Computes `rest`, the end of the prompt in sequence `seq`, and answers.
+/// Answers `prompt`, which sequence `seq` holds, with logits behind it.
 fn answer(
     session: &mut Session,
     seq: usize,
-    rest: &EncodedPrompt,
+    prompt: &EncodedPrompt,
     writer: &mut Writer,
     mut draft: Draft,
     cancel: &CancelToken,
     on_event: &mut dyn FnMut(ThinkEvent) -> ControlFlow<()>,
 ) -> Result<Answered> {
-    cancel.check()?;
-    let start = Instant::now();
-    session.prefill(seq, rest)?;
-    let prefill_ms = milliseconds(start);
-    let mut first_token = None;
-    let stop = loop {
-        let written = writer.write(&mut draft, session.logits(seq)?)?;
-        first_token.get_or_insert_with(Instant::now);
+    let show = &mut |_: usize, written: Written| {
         let heard = written.said.into_iter().try_for_each(&mut *on_event);
-        if let Some(stop) = written.stop {
+        written.stop.or(heard.is_break().then_some(StopReason::Caller))
+    };
+    let first = writer.write(&mut draft, session.logits(seq)?)?;
+    let first_token = Instant::now();
+    let mut stop = show(0 /* position */, first);
+    let stop = loop {
+        if let Some(stop) = stop {
             break stop;
         }
-        if heard.is_break() {
-            break StopReason::Caller;
-        }
         cancel.check()?;
-        session.decode(&[(seq, written.token)])?;
+        stop = speculate::advance(session, seq, prompt, writer, &mut draft, show)?;
     };
     let text = draft.raw_text().to_owned();
-    Ok(Answered { answer: draft.finish(stop), text, prefill_ms, first_token: first_token.unwrap_or(start) })
+    Ok(Answered { answer: draft.finish(stop), text, first_token })
 }
 
 fn milliseconds(start: Instant) -> f64 {

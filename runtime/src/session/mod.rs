@@ -34,6 +34,7 @@ use crate::{
     cancel::CancelToken,
     model::{Model, TokenId},
     prompt::{EncodedPrompt, ImageEmbedding, Segment},
+    speculate::Drafter,
     timings::Timings,
 };
 
@@ -51,6 +52,8 @@ pub struct Session {
     timings: Timings,
     /// Keys and values of what comes before invocations.
     prompts: Option<Arc<PromptCache>>,
+    /// Guesses tokens ahead.
+    drafter: Option<Drafter>,
     /// Whether activated adapters act on what is computed now.
     is_activated: bool,
     /// How often all sequences were emptied: tells answers under way that they lost theirs.
@@ -89,6 +92,7 @@ impl Session {
             batch: Batch::new(wants_all_logits(model)),
             timings: Timings::default(),
             prompts: None,
+            drafter: None,
             is_activated: false,
             n_clears: 0,
         })
@@ -121,6 +125,7 @@ impl Session {
     /// Makes `cancel` stop the calls that follow; they return `Cancelled`. Works within a call on CPU. A run of
     /// [`crate::generate()`] puts its own token in place and a fresh one afterwards.
     pub fn set_cancel(&mut self, cancel: CancelToken) {
+        self.drafter.iter_mut().for_each(|drafter| drafter.set_cancel(&cancel));
         self.context.set_cancel(cancel);
     }
 

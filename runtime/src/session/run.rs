@@ -3,9 +3,39 @@
 use std::time::Instant;
 
 use super::{Sequence, Session, no_logits};
-use crate::{Error, ErrorKind, Result, model::TokenId};
+use crate::{
+    Error, ErrorKind, Result,
+    model::TokenId,
+    speculate::{Drafter, Speculation},
+};
 
 impl Session {
+    /// Makes [`crate::generate()`] and conversations guess tokens ahead, or no more (the default). Answers stay the same but for
+    /// the rounding of kernels; [`Session::timings`] tells how many guesses were right. While several answers run side by side
+    /// nothing is guessed: they fill a call already.
+    ///
+    /// # Errors
+    /// `InvalidInput` for numbers out of range, or more guesses than the session has rows of logits for
+    /// ([`Speculation::n_logits`]); `Mismatch` for a draft model with another vocabulary; those of [`Session::new`] for
+    /// its session.
+    pub fn set_speculation(&mut self, speculation: Option<&Speculation>) -> Result<()> {
+        self.drafter = speculation.map(|speculation| Drafter::new(speculation, self)).transpose()?;
+        Ok(())
+    }
+
+    pub(crate) fn is_speculating(&self) -> bool {
+        self.drafter.is_some()
+    }
+
+    /// For a guess, which needs the session too; [`Session::put_drafter`] gives it back.
+    pub(crate) fn take_drafter(&mut self) -> Option<Drafter> {
+        self.drafter.take()
+    }
+
+    pub(crate) fn put_drafter(&mut self, drafter: Drafter) {
+        self.drafter = Some(drafter);
+    }
+
     /// Appends `tokens` to `seq` in one call; afterwards [`Session::run_logits`] tells what may follow each of them, and
     /// [`Session::logits`] what may follow the last.
     ///
@@ -41,7 +71,8 @@ impl Session {
         entry.and_then(|entry| self.context.logits(entry)).ok_or_else(|| no_logits(seq))
     }
 
-    /// Takes the last `n` tokens of the last run of `seq` away again. The logits after those before stay.
+    /// Takes the last `n` tokens of the last run of `seq` away again. The logits after those before stay, and
+    /// [`Session::timings`] no longer counts them.
     ///
     /// # Errors
     /// `InvalidInput` when the last call was another, or the run had fewer tokens.
@@ -60,6 +91,7 @@ impl Session {
         mark.next_position -= n as i32;
         mark.activation = mark.activation.within(mark.n_tokens);
         self.rewind(seq, mark);
+        self.timings.n_decoded = self.timings.n_decoded.saturating_sub(n as u64);
         if n < n_run {
             self.sequences[seq].logits_at = before.logits_at.map(|last| last - n);
             self.sequences[seq].n_logits_before = before.n_logits_before - n;
