@@ -5,7 +5,8 @@
 //!    image embeddings from pictures resized exactly as Hugging Face does.
 //! 3. A [`Session`] holds many sequences: it computes a prompt once, forks it, and decodes all sequences together, with
 //!    any number of LoRA [`Adapter`]s.
-//! 4. [`generate()`] drives a session: groups of sampled answers with the log-probability of every token.
+//! 4. [`generate()`] drives a session: groups of sampled answers with the log-probability of every token, guessed ahead where
+//!    [`Speculation`] is set. [`score_many`] tells the log-probabilities of given answers.
 //! 5. A [`conversation`] is questions in turn over a session: what was computed is kept, forked, saved and restored.
 //! 6. [`gguf`], [`quantize`] and [`ggml`] are what the quantizer and the training engine build on.
 //!

@@ -1,8 +1,7 @@
 //! Speculative decoding: tokens are guessed ahead and checked together, in one call of the model.
 //!
-//! `guess -> decode_run of the last token and the guesses -> write token by token -> take back what was not written`. Reading
-//! the weights costs most of a decode call on devices without much memory bandwidth to spare, so a call of several tokens costs
-//! little more than one of one.
+//! `guess -> decode_run of the last token and the guesses -> write token by token -> take back what was not written`. Where
+//! reading the weights is what a decode call costs, one of several tokens costs little more than one of one.
 //!
 //! It changes no answer. At every position the token is picked as without guesses, from the model's logits and the keyed random
 //! numbers of that position ([`crate::RngKey`]), under all options and constraints; a guess is accepted when it is the token
