@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-heavy lint check-adapter bench bench-peer bench-decode bench-rollouts bench-cost \
-    bench-conversation bench-all bench-learning bench-votes bench-speculation
+    bench-cancel bench-conversation bench-all bench-learning bench-votes bench-speculation
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,9 @@ demo: setup ## Quantize, ask, adapt and ask again, on the embedded model; the re
 test: setup ## Run every test
 	$(cargo) test --workspace --locked --no-fail-fast
 
-test-heavy: setup ## Run the tests that take minutes as well: recovery of the embedded model from 2 bits
+test-heavy: setup ## Run the tests that take minutes as well: recovery of the embedded model from 2 bits, thousands of damaged files
 	$(cargo) test --locked --test recovery -- --ignored
+	$(cargo) test --locked -p owlet-runtime --test bad_files -- --ignored
 
 lint: setup ## Check formatting, clippy, the documentation and the shell scripts
 	$(cargo) fmt --all --check
@@ -64,6 +65,13 @@ bench-rollouts: setup $(BENCH_MODELS)/vision.gguf ## Time eight answers about a 
 	$(cargo) bench --profile dev --locked --bench rollouts -- --threads $(BENCH_THREADS)
 	$(cargo) bench --profile dev --locked --bench rollouts -- --threads $(BENCH_THREADS) --rounds 3 --tokens 32 \
 	    --model $(CURDIR)/$(BENCH_MODELS)/vision.gguf
+
+bench-cancel: setup $(BENCH_MODELS)/seeing/model.gguf ## Time how soon every phase ends that is cancelled
+	$(cargo) bench --profile dev --locked -p owlet-runtime --bench cancel -- $(CURDIR)/$(BENCH_MODELS)/seeing/model.gguf 1024 2048 $(BENCH_THREADS)
+
+$(BENCH_MODELS)/seeing/model.gguf:
+	mkdir -p $(BENCH_MODELS)/seeing
+	$(cargo) run --locked -- synth $(SHAPE_vision) --quiet -o $@ --mmproj-out $(BENCH_MODELS)/seeing/mmproj-model.gguf
 
 bench-conversation: setup ## Time the first token of a second question about a picture
 	$(cargo) run --locked -- bench --threads $(BENCH_THREADS) --samples 1

@@ -5,10 +5,10 @@ use std::{fs, path::Path};
 
 use owlet_quant::{
     FileReport,
-    synth::{Family, SynthModel, SynthOptions, synthesize},
+    synth::{Family, SynthModel, SynthOptions, SynthTower, synthesize, synthesize_tower},
 };
 use owlet_runtime::{
-    CancelToken, ErrorKind, Model, ModelOptions, Prompt,
+    CancelToken, ErrorKind, Image, Model, ModelOptions, Prompt, Segment,
     gguf::{GgmlType, GgufFile},
     quantize::{QuantType, dequantize_rows},
 };
@@ -116,4 +116,37 @@ fn shapes_that_no_model_has_and_stopped_work_leave_no_file() {
     let error = write(&tiny, &path, &SynthOptions { cancel, ..SynthOptions::default() }).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn image_encoders_fit_their_decoders() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, mmproj) = (folder.path().join("model.gguf"), folder.path().join("mmproj-model.gguf"));
+    let decoder = SynthModel { n_layers: 3, ..SynthModel::tiny(Family::Qwen3Vl) };
+    write(&decoder, &path, &SynthOptions::default()).unwrap();
+    let tower = |tower, decoder: &SynthModel| {
+        synthesize_tower(&tower, decoder, &mmproj, &SynthOptions::default(), &mut |_| ()).map_err(|error| error.kind())
+    };
+    assert_eq!(tower(SynthTower::tiny(), &decoder), Ok(()));
+    let model = Model::load(&path, &ModelOptions { n_threads: 1, ..ModelOptions::default() }).unwrap();
+    let picture = Image::from_rgb(320, 256, vec![77; 320 * 256 * 3]).unwrap();
+    let prompt = model.encode(&Prompt::user("What?", vec![picture]).unwrap()).unwrap();
+    let data = prompt.segments.iter().find_map(|segment| match segment {
+        Segment::Image(picture) => Some(&picture.data),
+        Segment::Tokens(_) => None,
+    });
+    let data = data.unwrap();
+    // Tokens of 32 pixels a side, three times as wide as the text for two features.
+    assert_eq!(data.len(), 10 * 8 * 3 * 256);
+    assert!(data.iter().all(|value| value.is_finite()) && data.iter().any(|&value| value != 0.0));
+
+    let cases = [
+        (SynthTower { n_layers: 1, ..SynthTower::tiny() }, decoder.clone(), ErrorKind::InvalidInput),
+        (SynthTower { n_heads: 3, ..SynthTower::tiny() }, decoder.clone(), ErrorKind::InvalidInput),
+        (SynthTower { n_ff: 0, ..SynthTower::tiny() }, decoder, ErrorKind::InvalidInput),
+        (SynthTower::tiny(), SynthModel::tiny(Family::Qwen3), ErrorKind::Unsupported),
+    ];
+    for (index, (shape, decoder, kind)) in cases.into_iter().enumerate() {
+        assert_eq!(tower(shape, &decoder), Err(kind), "case {index}");
+    }
 }

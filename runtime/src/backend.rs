@@ -1,4 +1,4 @@
-//! llama.cpp as a process-wide thing: initialised once, its log sent to `tracing`, its devices listed.
+//! llama.cpp as a process-wide thing: initialised once, its log sent to `tracing`.
 
 use std::{
     cell::RefCell,
@@ -7,64 +7,10 @@ use std::{
     sync::{OnceLock, mpsc::Sender},
 };
 
-use llama_cpp_2::{LlamaBackendDeviceType, list_llama_ggml_backend_devices, llama_backend::LlamaBackend};
+use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_sys_2 as sys;
 
 use crate::{Error, ErrorKind, Result};
-
-/// A device that graphs can run on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
-    /// Short name: `CPU`, `Metal`, `Vulkan0`.
-    pub name: String,
-    /// What the driver calls it.
-    pub description: String,
-    /// What sort of device it is.
-    pub kind: DeviceKind,
-    /// Memory that the driver reports as free.
-    pub memory_free_bytes: u64,
-    /// Memory in all; for a CPU that of the machine.
-    pub memory_total_bytes: u64,
-}
-
-/// What sort of device runs a graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DeviceKind {
-    /// The processor.
-    Cpu,
-    /// A graphics processor with memory of its own.
-    Gpu,
-    /// A graphics processor that shares the machine's memory.
-    IntegratedGpu,
-    /// An accelerator used together with the processor (BLAS, AMX).
-    Accelerator,
-    /// A device of a kind that this version does not know.
-    Other,
-}
-
-/// The devices of this build and machine, in llama.cpp's order of preference.
-///
-/// # Errors
-/// `Backend` when llama.cpp cannot be initialised.
-pub fn devices() -> Result<Vec<Device>> {
-    init()?;
-    let kind = |kind| match kind {
-        LlamaBackendDeviceType::Cpu => DeviceKind::Cpu,
-        LlamaBackendDeviceType::Gpu => DeviceKind::Gpu,
-        LlamaBackendDeviceType::IntegratedGpu => DeviceKind::IntegratedGpu,
-        LlamaBackendDeviceType::Accelerator => DeviceKind::Accelerator,
-        LlamaBackendDeviceType::Unknown => DeviceKind::Other,
-    };
-    let devices = list_llama_ggml_backend_devices().into_iter().map(|device| Device {
-        name: device.name,
-        description: device.description,
-        kind: kind(device.device_type),
-        memory_free_bytes: device.memory_free as u64,
-        memory_total_bytes: device.memory_total as u64,
-    });
-    Ok(devices.collect())
-}
 
 /// ggml's limit on the threads of a pool.
 const MAX_THREADS: usize = 512;
@@ -215,11 +161,5 @@ mod tests {
         for n_threads in [MAX_THREADS + 1, usize::MAX] {
             assert_eq!(resolve_threads(n_threads).expect_err("too many").kind(), ErrorKind::InvalidInput);
         }
-    }
-
-    #[test]
-    fn there_is_a_processor() {
-        let devices = devices().expect("initialises");
-        assert!(devices.iter().any(|device| device.kind == DeviceKind::Cpu), "{devices:?}");
     }
 }

@@ -11,12 +11,21 @@ use std::{
 
 use crate::{Error, ErrorKind, Result};
 
-/// A flag that every clone shares: one side sets it, the working side looks at it between graph nodes and tokens.
+/// A wish to stop that every clone shares, and a time after which it is understood: one side sets it, the working side looks
+/// at it between graph nodes, tokens, rows of pictures and tensors of a file (docs/cancellation.md has the bounds).
 ///
-/// A cancelled call returns [`ErrorKind::Cancelled`] and leaves its session as it was before the call. The flag stays
-/// set; take a new token for new work.
+/// A cancelled call returns [`ErrorKind::Cancelled`] and leaves its session as it was before the call. The wish stays; take
+/// a new token for new work.
 #[derive(Clone, Debug, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
+pub struct CancelToken(Arc<Wish>);
+
+#[derive(Debug, Default)]
+struct Wish {
+    is_cancelled: AtomicBool,
+    /// From when on nobody has to ask.
+    at: Option<Instant>,
+    parent: Option<CancelToken>,
+}
 
 impl CancelToken {
     /// A token that is not cancelled.
@@ -24,14 +33,27 @@ impl CancelToken {
         Self::default()
     }
 
-    /// Asks the work to stop.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// A token that cancels itself `duration` from now: "at most ten seconds".
+    pub fn after(duration: Duration) -> Self {
+        // What overflows the clock is never.
+        Self(Arc::new(Wish { at: Instant::now().checked_add(duration), ..Wish::default() }))
     }
 
-    /// Whether [`CancelToken::cancel`] was called.
+    /// A token that is cancelled with this one, and `duration` from now at the latest. Cancelling it leaves this one alone.
+    #[must_use]
+    pub fn or_after(&self, duration: Duration) -> Self {
+        let at = Instant::now().checked_add(duration);
+        Self(Arc::new(Wish { at, parent: Some(self.clone()), ..Wish::default() }))
+    }
+
+    /// Asks the work to stop.
+    pub fn cancel(&self) {
+        self.0.is_cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`CancelToken::cancel`] was called or the time is up.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.is_cancelled()
     }
 
     /// Returns an error once cancelled, for use with `?` between steps.
@@ -39,17 +61,30 @@ impl CancelToken {
     /// # Errors
     /// `Cancelled`.
     pub fn check(&self) -> Result<()> {
-        if self.is_cancelled() { Err(Self::error()) } else { Ok(()) }
+        if self.is_cancelled() { Err(self.error()) } else { Ok(()) }
     }
 
-    /// The error of a call that saw the flag.
-    pub(crate) fn error() -> Error {
-        Error::new(ErrorKind::Cancelled, "cancelled")
+    /// The error of a call that saw the wish.
+    pub(crate) fn error(&self) -> Error {
+        Error::new(ErrorKind::Cancelled, if self.0.is_asked() { "cancelled" } else { "cancelled: the time is up" })
     }
 
-    /// The flag's address as callback data of [`abort_requested`]; valid while this token lives.
+    /// The wish's address as callback data of [`abort_requested`]; valid while this token lives.
     pub(crate) fn as_callback_data(&self) -> *mut c_void {
         Arc::as_ptr(&self.0).cast::<c_void>().cast_mut()
+    }
+}
+
+impl Wish {
+    /// Whether somebody asked, whatever the time.
+    fn is_asked(&self) -> bool {
+        self.is_cancelled.load(Ordering::Relaxed) || self.parent.as_ref().is_some_and(|parent| parent.0.is_asked())
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::Relaxed)
+            || self.at.is_some_and(|at| Instant::now() >= at)
+            || self.parent.as_ref().is_some_and(CancelToken::is_cancelled)
     }
 }
 
@@ -105,6 +140,40 @@ impl Deadline {
 /// # Safety
 /// `data` is [`CancelToken::as_callback_data`] of a token that is alive.
 pub(crate) unsafe extern "C" fn abort_requested(data: *mut c_void) -> bool {
-    // SAFETY: by the contract above `data` points to an `AtomicBool`, which any thread may read.
-    unsafe { (*data.cast::<AtomicBool>()).load(Ordering::Relaxed) }
+    // SAFETY: by the contract above `data` points to a `Wish`, which any thread may read.
+    unsafe { (*data.cast::<Wish>()).is_cancelled() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A time far enough for any test.
+    const NEVER: Duration = Duration::from_secs(1 << 20);
+
+    #[test]
+    fn tokens_are_cancelled_by_themselves_their_time_or_their_parent() {
+        let asked = CancelToken::new();
+        asked.cancel();
+        let cases = [
+            (CancelToken::new(), None),
+            (CancelToken::after(NEVER), None),
+            (CancelToken::after(Duration::MAX), None),
+            (CancelToken::new().or_after(NEVER), None),
+            (asked.clone(), Some("cancelled")),
+            (asked.or_after(NEVER), Some("cancelled")),
+            (CancelToken::after(Duration::ZERO), Some("cancelled: the time is up")),
+            (CancelToken::new().or_after(Duration::ZERO), Some("cancelled: the time is up")),
+            (CancelToken::after(Duration::ZERO).or_after(NEVER), Some("cancelled: the time is up")),
+        ];
+        for (index, (token, expected)) in cases.iter().enumerate() {
+            let found = token.check().err().map(|error| (error.kind(), error.to_string()));
+            assert_eq!(found, expected.map(|text| (ErrorKind::Cancelled, text.to_owned())), "case {index}");
+            // SAFETY: the token is alive.
+            assert_eq!(unsafe { abort_requested(token.as_callback_data()) }, expected.is_some(), "case {index}");
+        }
+        let parent = CancelToken::new();
+        parent.or_after(NEVER).cancel();
+        assert!(!parent.is_cancelled(), "a child's wish is its own");
+    }
 }

@@ -88,16 +88,23 @@ pub fn generate(
     cancel: &CancelToken,
     on_token: &mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
 ) -> Result<Vec<Vec<Generated>>> {
+    let start = Instant::now();
     let mut generation = Generation::new(session, requests, options)?;
     session.set_cancel(cancel.clone());
+    let mut first_token = None;
+    let mut on_token = |event: TokenEvent| {
+        first_token.get_or_insert_with(|| start.elapsed());
+        on_token(event)
+    };
     let result = loop {
-        match cancel.check().and_then(|()| generation.advance(session, on_token)) {
+        match cancel.check().and_then(|()| generation.advance(session, &mut on_token)) {
             Ok(false) => {}
             Ok(true) => break Ok(generation.into_answers()),
             Err(error) => break Err(error),
         }
     };
     session.clear_all();
+    session.timings_mut().first_token_ms = first_token.map_or(0.0, |first| first.as_secs_f64() * 1e3);
     // A token that is cancelled later must not stop the session's next call.
     session.set_cancel(CancelToken::new());
     result

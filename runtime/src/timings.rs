@@ -21,6 +21,8 @@ pub struct Timings {
     pub n_accepted: u64,
     /// Sampling, and whatever the caller did on each token.
     pub sample_ms: f64,
+    /// From the call of the last [`crate::generate()`] to its first token; 0 before any.
+    pub first_token_ms: f64,
 }
 
 impl Timings {
@@ -35,7 +37,7 @@ impl Timings {
     }
 }
 
-fn rate(n: u64, ms: f64) -> f64 {
+pub(crate) fn rate(n: u64, ms: f64) -> f64 {
     if ms > 0.0 { n as f64 * 1e3 / ms } else { 0.0 }
 }
 

@@ -3,11 +3,24 @@
 //! mtmd's own resize pads with black where Hugging Face stretches, so pictures come here at their final size, which mtmd
 //! leaves alone; of mtmd's prompt handling nothing is used.
 
-use std::{path::Path, ptr::NonNull, slice, time::Instant};
+use std::{
+    path::Path,
+    ptr::{self, NonNull},
+    slice,
+    time::Instant,
+};
 
 use llama_cpp_sys_2 as sys;
 
-use crate::{Error, ErrorKind, Result, backend, image::Image, model::c_path, prompt::ImageEmbedding};
+use crate::{
+    Error, ErrorKind, Result, backend,
+    cancel::CancelToken,
+    device,
+    image::Image,
+    model::c_path,
+    prompt::ImageEmbedding,
+    watch::{GraphWatch, LoadWatch, on_graph_node, on_load_progress},
+};
 
 /// Upper end of what mtmd lets through; the budget was applied before.
 pub(crate) const MAX_IMAGE_TOKENS: usize = 1 << 16;
@@ -15,6 +28,8 @@ pub(crate) const MAX_IMAGE_TOKENS: usize = 1 << 16;
 /// A loaded projector. Its encoder has one set of buffers: callers take turns.
 pub(crate) struct Projector {
     raw: NonNull<sys::mtmd_context>,
+    /// Dropped after the context, which asks it.
+    watch: GraphWatch,
     /// Floats per token.
     width: usize,
     /// Pixels per side of a token.
@@ -25,45 +40,55 @@ pub(crate) struct Projector {
 unsafe impl Send for Projector {}
 
 impl Projector {
-    /// Loads the projector at `path` for the language model `weights`, whose inputs are `width` floats wide.
+    /// Loads the projector at `path` for the language model `weights`, whose inputs are `width` floats wide, onto the GPU of a
+    /// name or none.
     ///
     /// # Safety
     /// `weights` is alive as long as the result is.
     ///
     /// # Errors
-    /// `Backend` with the log's reason.
+    /// `Backend` with the log's reason; `Cancelled` by `progress`.
     pub(crate) unsafe fn load(
         path: &Path,
         weights: NonNull<sys::llama_model>,
         width: usize,
         factor: u32,
         n_threads: usize,
-        use_gpu: bool,
+        gpu: Option<&str>,
+        progress: &mut LoadWatch<'_>,
     ) -> Result<Self> {
         let c_path = c_path(path)?;
         // SAFETY: plain data.
         let mut params = unsafe { sys::mtmd_context_params_default() };
-        params.use_gpu = use_gpu;
+        params.use_gpu = gpu.is_some();
+        params.device = gpu.and_then(device::handle).unwrap_or(ptr::null_mut());
         params.print_timings = false;
         params.n_threads = n_threads as i32;
         // The warm-up pass would encode a picture of the largest size, memory and all.
         params.warmup = false;
         params.image_min_tokens = 1;
         params.image_max_tokens = MAX_IMAGE_TOKENS as i32;
+        let watch = GraphWatch::new();
+        params.cb_eval = Some(on_graph_node);
+        params.cb_eval_user_data = watch.as_callback_data();
+        params.progress_callback = Some(on_load_progress);
+        params.progress_callback_user_data = progress.as_callback_data();
         let loaded = backend::explain("cannot load image projector", || {
             // SAFETY: the path is NUL-terminated, the model alive (contract), the parameters the library's defaults
-            // with plain values.
+            // with plain values and callbacks: `progress` is borrowed until the call is over and is not used otherwise,
+            // `watch` ends up beside the context.
             NonNull::new(unsafe { sys::mtmd_init_from_file(c_path.as_ptr(), weights.as_ptr(), params) })
         });
-        let raw = loaded.map_err(|error| error.at(path.display()))?;
-        Ok(Self { raw, width, factor })
+        let loaded = loaded.map(|raw| Self { raw, watch, width, factor });
+        progress.check()?;
+        loaded.map_err(|error| error.at(path.display()))
     }
 
     /// Encodes `image`, whose sides are multiples of the factor.
     ///
     /// # Errors
-    /// `InvalidInput` for another size, `Limit` for more than 65,536 tokens, `Backend` when the encoder fails.
-    pub(crate) fn encode(&mut self, image: &Image) -> Result<ImageEmbedding> {
+    /// `InvalidInput` for another size, `Limit` for more than 65,536 tokens, `Cancelled`, `Backend` when the encoder fails.
+    pub(crate) fn encode(&mut self, image: &Image, cancel: &CancelToken) -> Result<ImageEmbedding> {
         let start = Instant::now();
         let (grid_w, grid_h) = (image.width() / self.factor, image.height() / self.factor);
         let n_tokens = grid_w as usize * grid_h as usize;
@@ -76,7 +101,11 @@ impl Projector {
             let error = Error::new(ErrorKind::Limit, "picture too large").got(format!("{n_tokens} tokens"));
             return Err(error.needed(format!("at most {MAX_IMAGE_TOKENS}")));
         }
+        cancel.check()?;
+        self.watch.set(cancel);
         let data = backend::explain("cannot encode picture", || self.run(image, n_tokens));
+        // A graph that was stopped looks like one that was not.
+        cancel.check()?;
         let data = data.map_err(|error| error.at(size()))?;
         let encode_ms = start.elapsed().as_secs_f64() * 1e3;
         Ok(ImageEmbedding { n_tokens, grid_w, grid_h, width_embd: self.width, data, encode_ms })

@@ -189,7 +189,7 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
     }
     let data = open_dataset(&args.data)?;
     let held_out = args.eval.as_deref().map(open_dataset).transpose()?;
-    let model = args.model.load()?;
+    let model = args.model.load(&cancel, output)?;
     let start = args.lora.start()?;
     let options = args.trainer_options(start.as_ref())?;
     if let Some(idle) = args.method.idle(options.updates_per_step) {

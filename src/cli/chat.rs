@@ -84,11 +84,11 @@ pub(crate) struct ChatArgs {
 
 pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<()> {
     let cancel = interrupt::cancel_on_signal()?;
-    let images = args.images.iter().map(|path| args.pictures.open(path)).collect::<Result<Vec<_>>>()?;
+    let images = args.images.iter().map(|path| args.pictures.open(path, &cancel)).collect::<Result<Vec<_>>>()?;
     if let Some(path) = args.session.as_deref().filter(|path| !path.exists()) {
         AtomicFile::create(path).map(drop).hint(ErrorKind::NotFound, "the folder of the session must exist")?;
     }
-    let model = args.model.load()?;
+    let model = args.model.load(&cancel, output)?;
     let conversation = args.begin(&model, output)?;
     let pictures = &args.pictures;
     let mut chat = Chat { model, conversation, images, pictures, n_threads: args.model.threads, cancel, output };
@@ -201,7 +201,7 @@ impl Chat<'_> {
         match word {
             "" => {}
             "/quit" => return Ok(ControlFlow::Break(())),
-            "/image" => self.images.push(self.pictures.open(Path::new(argument))?),
+            "/image" => self.images.push(self.pictures.open(Path::new(argument), &self.cancel)?),
             "/adapter" => self.change_adapters(argument)?,
             "/save" => self.conversation.save(Path::new(argument))?,
             _ if word.starts_with('/') => {
@@ -227,7 +227,7 @@ impl Chat<'_> {
     fn answer(&mut self, question: &str) -> Result<()> {
         let mut speaker = Speaker::new(self.output, false);
         let mut heard = Ok(());
-        if let Some(plan) = self.pictures.plan(&self.model, &self.images, false, self.output)? {
+        if let Some(plan) = self.pictures.plan(&self.model, &self.images, None, false, self.output)? {
             let image_budget = Some(plan.budget);
             self.conversation.set_options(ConversationOptions { image_budget, ..self.conversation.options().clone() });
         }

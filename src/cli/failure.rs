@@ -5,7 +5,7 @@
 //! | 0 | done; also when the reader of our output went away | |
 //! | 1 | something given to us is wrong | all others, and a wrong command line |
 //! | 2 | Owlet or llama.cpp failed | `Backend`, `Internal` |
-//! | 130 | stopped by Ctrl-C or SIGTERM | `Cancelled` |
+//! | 130 | stopped by Ctrl-C, SIGTERM or `--time-limit` | `Cancelled` |
 
 use std::{error::Error as _, fmt::Write as _, io};
 

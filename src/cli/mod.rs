@@ -12,9 +12,11 @@ mod adapter;
 mod bench;
 mod chat;
 mod demo;
+mod devices;
 mod draw;
 mod failure;
 mod interrupt;
+mod memory;
 mod method;
 mod model;
 mod output;
@@ -68,6 +70,7 @@ enum Command {
     Recover(Box<recover::RecoverArgs>),
     Plan(plan::PlanArgs),
     Bench(bench::BenchArgs),
+    Devices(devices::DevicesArgs),
     Tasks(tasks::TasksArgs),
     Synth(synth::SynthArgs),
     Demo(demo::DemoArgs),
@@ -106,6 +109,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Recover(args) => recover::run(&args, output),
         Command::Plan(args) => plan::run(&args, output),
         Command::Bench(args) => bench::run(&args, output),
+        Command::Devices(args) => devices::run(&args, output),
         Command::Tasks(args) => tasks::run(&args, output),
         Command::Synth(args) => synth::run(&args, output),
         Command::Demo(args) => demo::run(&args, output),

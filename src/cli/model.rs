@@ -1,14 +1,22 @@
 //! Arguments that several commands share: which model, with which adapters, and how it samples.
 
 use std::{
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
-use owlet::{Adapter, ErrorKind, Model, ModelOptions, SamplerOptions};
+use owlet::{Adapter, CancelToken, DeviceChoice, ErrorKind, Model, ModelOptions, SamplerOptions};
 
-use super::failure::{Result, Teach};
+use super::{
+    failure::{Result, Teach},
+    output::Output,
+};
+
+/// A load that takes no longer needs no bar.
+const SHORT_LOAD: Duration = Duration::from_millis(500);
 
 /// Which model to load, and how.
 #[derive(Args, Debug)]
@@ -25,6 +33,12 @@ pub(crate) struct ModelArgs {
     /// Most pixels that the model sees of a picture; more is reduced [default: the projector's own number]
     #[arg(long, value_name = "N")]
     max_pixels: Option<u64>,
+    /// Where layers are computed: auto, cpu, gpu or a name of `owlet devices`
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    device: DeviceChoice,
+    /// Layers on the GPU, where one is used [default: all]
+    #[arg(long, value_name = "N")]
+    gpu_layers: Option<u16>,
     /// Threads; 0 is one per core
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) threads: usize,
@@ -36,20 +50,32 @@ impl ModelArgs {
         [Some(&*self.model), self.mmproj.as_deref()].into_iter().flatten()
     }
 
-    pub(crate) fn load(&self) -> Result<Model> {
+    /// The model; a bar shows the way there where it is long.
+    pub(crate) fn load(&self, cancel: &CancelToken, output: Output) -> Result<Model> {
         let options = ModelOptions {
             mmproj: self.mmproj.clone(),
+            device: self.device.clone(),
+            gpu_layers: self.gpu_layers.map_or(-1, i32::from),
             n_threads: self.threads,
             min_pixels: self.min_pixels,
             max_pixels: self.max_pixels,
             ..ModelOptions::default()
         };
-        Model::load(&self.model, &options)
-            .hint(ErrorKind::InvalidFile, "the file may be cut short: compare its size with that of its source")
-            .hint(
-                ErrorKind::Mismatch,
-                "model and projector must come from the same checkpoint: name the right one by `--mmproj`",
-            )
+        let (start, mut bar) = (Instant::now(), None);
+        let loaded = Model::load_watched(&self.model, &options, cancel, &mut |fraction| {
+            if start.elapsed() > SHORT_LOAD {
+                let bar = bar.get_or_insert_with(|| output.progress(100, "% loaded"));
+                bar.set_position((100.0 * fraction) as u64);
+            }
+            ControlFlow::Continue(())
+        });
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        loaded.hint(ErrorKind::InvalidFile, "the file may be cut short: compare its size with that of its source").hint(
+            ErrorKind::Mismatch,
+            "model and projector must come from the same checkpoint: name the right one by `--mmproj`",
+        )
     }
 }
 

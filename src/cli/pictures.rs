@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
-use owlet::{Alpha, DecodeOptions, ErrorKind, Image, ImageLimits, ImageOptions, ImagePlan, Model};
+use owlet::{Alpha, CancelToken, DecodeOptions, ErrorKind, Image, ImageLimits, ImageOptions, ImagePlan, Model};
 
 use super::{
     failure::{Result, Teach},
@@ -37,25 +37,27 @@ enum AlphaArg {
 }
 
 impl PictureArgs {
-    /// Reads a picture.
-    pub(crate) fn open(&self, path: &Path) -> Result<Image> {
+    /// Reads a picture, unless it is cancelled.
+    pub(crate) fn open(&self, path: &Path, cancel: &CancelToken) -> Result<Image> {
         let alpha = match self.alpha {
             AlphaArg::Drop => Alpha::Drop,
             AlphaArg::White => Alpha::OverWhite,
         };
         let limits = ImageLimits { max_pixels: self.max_file_pixels, ..ImageLimits::default() };
-        Image::open_with(path, &DecodeOptions { limits, alpha }).hint(
+        Image::open_until(path, &DecodeOptions { limits, alpha }, cancel).hint(
             ErrorKind::Limit,
             "reduce the picture first, or raise `--max-file-pixels`: the model sees far fewer pixels than this limit",
         )
     }
 
-    /// What the model will see of the pictures of a question, and what the person is warned of; `None` without pictures.
+    /// What the model will see of the pictures of a question, at most `most` tokens of each where memory is short, and what
+    /// the person is warned of; `None` without pictures.
     /// `asks_places` declares grounding besides `--grounding`: words of the question are not searched for it.
     pub(crate) fn plan(
         &self,
         model: &Model,
         images: &[Image],
+        most: Option<usize>,
         asks_places: bool,
         output: Output,
     ) -> Result<Option<ImagePlan>> {
@@ -63,7 +65,10 @@ impl PictureArgs {
             return Ok(None);
         }
         let sizes: Vec<_> = images.iter().map(|image| (image.width(), image.height())).collect();
+        let most = most.zip(model.image_budget()).map(|(n_tokens, budget)| n_tokens as u64 * budget.token_pixels());
         let wanted = ImageOptions {
+            min_pixels: most.zip(model.image_budget()).map(|(most, budget)| most.min(budget.min_pixels)),
+            max_pixels: most.zip(model.image_budget()).map(|(most, budget)| most.min(budget.max_pixels)),
             max_total_tokens: self.max_image_tokens,
             grounding: self.grounding || asks_places,
             ..ImageOptions::default()

@@ -2,9 +2,10 @@
 
 use std::{fs, path::PathBuf, sync::Arc};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use owlet::{
-    Error, LayerRange, LoraConfig, MemoryPart, MemoryPlan, PlanRequest, Target, TrainerOptions, gguf::GgufFile,
+    Error, FlashAttention, InferenceRequest, KvType, LayerRange, LoraConfig, MemoryPart, MemoryPlan, PlanRequest,
+    SessionOptions, Target, TrainerOptions, gguf::GgufFile,
 };
 use owlet_adapters::engine::EngineOptions;
 use serde::Serialize;
@@ -12,15 +13,22 @@ use serde::Serialize;
 use super::{
     adapter::Mode,
     failure::Result,
+    memory,
     output::{Output, table},
 };
 
-/// Tell what memory a training run will take, part by part, and how it would fit a budget
+/// Tell what memory a run will take, part by part, and how it would fit a budget
+///
+/// Without more it plans training; `--for run` plans asking, in a session of the longest question and answer together, and
+/// goes by --sequences, --precise-kv and --image-tokens of what follows.
 ///
 /// Weights are mapped from the file and cost nothing: the system takes their pages back when it needs them. Reads headers
 /// only, so the answer comes at once.
 #[derive(Args, Debug)]
 pub(crate) struct PlanArgs {
+    /// What is planned
+    #[arg(long = "for", value_enum, default_value_t = Purpose::Adapt, value_name = "COMMAND")]
+    purpose: Purpose,
     /// The model: a GGUF file
     #[arg(long, short, value_name = "GGUF")]
     model: PathBuf,
@@ -42,9 +50,9 @@ pub(crate) struct PlanArgs {
     /// Longest answer, in tokens
     #[arg(long, default_value_t = TrainerOptions::default().max_new_tokens, value_name = "N")]
     max_tokens: usize,
-    /// Answers sampled at a time in each session
-    #[arg(long, default_value_t = TrainerOptions::default().n_sequences, value_name = "N")]
-    sequences: usize,
+    /// Answers sampled at a time in each session [default: 16, of `--for run` 1]
+    #[arg(long, value_name = "N")]
+    sequences: Option<usize>,
     /// Sessions that sample side by side
     #[arg(long, default_value_t = 1, value_name = "N")]
     sessions: usize,
@@ -74,6 +82,15 @@ pub(crate) struct PlanArgs {
     json: bool,
 }
 
+/// A command whose memory is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Purpose {
+    /// Training.
+    Adapt,
+    /// Asking.
+    Run,
+}
+
 /// What `--json` prints; all sizes in bytes.
 #[derive(Debug, Serialize)]
 struct Report {
@@ -101,6 +118,10 @@ struct Choices {
 }
 
 pub(crate) fn run(args: &PlanArgs, output: Output) -> Result<()> {
+    if args.purpose == Purpose::Run {
+        let mmproj = args.mmproj.as_deref();
+        return memory::print_plan(&args.model, mmproj, &args.session(), args.memory_budget, args.json, output);
+    }
     let file = Arc::new(GgufFile::open(&args.model)?);
     let mmproj_bytes = match &args.mmproj {
         Some(path) => fs::metadata(path).map_err(|source| Error::io("cannot read file", path, source))?.len() as usize,
@@ -145,6 +166,22 @@ pub(crate) fn run(args: &PlanArgs, output: Output) -> Result<()> {
 }
 
 impl PlanArgs {
+    /// A session of the longest question and answer.
+    fn session(&self) -> InferenceRequest {
+        let session = SessionOptions {
+            n_ctx: self.max_prompt_tokens + self.max_tokens,
+            n_seq: self.sequences.unwrap_or(1),
+            n_threads: self.threads,
+            ..SessionOptions::default()
+        };
+        let session = match self.precise_kv {
+            true => SessionOptions { kv_type: KvType::F32, flash_attention: FlashAttention::Off, ..session },
+            false => session,
+        };
+        let max_image_tokens = self.image_tokens.unwrap_or(usize::MAX);
+        InferenceRequest { session, max_image_tokens, ..InferenceRequest::default() }
+    }
+
     fn options(&self) -> TrainerOptions {
         let defaults = TrainerOptions::default();
         let targets = if self.targets.is_empty() { Target::ALL.into() } else { self.targets.iter().copied().collect() };
@@ -153,7 +190,7 @@ impl PlanArgs {
             group_size: self.group_size,
             max_prompt_tokens: self.max_prompt_tokens,
             max_new_tokens: self.max_tokens,
-            n_sequences: self.sequences,
+            n_sequences: self.sequences.unwrap_or(defaults.n_sequences),
             n_sessions: self.sessions,
             precise_kv: self.precise_kv,
             lora: LoraConfig {

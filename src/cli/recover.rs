@@ -55,7 +55,7 @@ pub(crate) fn run(args: &RecoverArgs, output: Output) -> Result<()> {
     };
     let learns_given = args.responses == "data";
     args.tuning.warn_of_data(&data, Some(&held_out), learns_given, output);
-    let model = args.tuning.model.load()?;
+    let model = args.tuning.model.load(&cancel, output)?;
     let budget = model.image_budget();
     let teacher_options = ModelOptions {
         mmproj: args.teacher_mmproj.clone(),

@@ -1,21 +1,27 @@
 //! `owlet run`: asks a model, streams its answer to stdout and its thinking to stderr.
 
-use std::{fmt, ops::ControlFlow, path::PathBuf};
+use std::{
+    fmt,
+    ops::ControlFlow,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use owlet::{
-    AnswerOptions, EncodedPrompt, GenerateRequest, Model, Prompt, RngKey, Session, SessionOptions, StopReason,
-    ThinkEvent, Timings, generate, peak_memory_bytes, reward::parse_box,
+    AnswerOptions, EncodedPrompt, GenerateRequest, IMAGE_MARK, Image, InferencePlan, Model, Prompt, RngKey, Session,
+    SessionOptions, StopReason, ThinkEvent, Timings, generate, peak_memory_bytes, reward::parse_box,
 };
 use serde::Serialize;
 
 use super::{
     draw::draw_box,
     failure::{Failure, Result},
-    interrupt,
+    interrupt, memory,
     model::{AdapterArg, ModelArgs, SamplingArgs},
     output::{self, Output},
     pictures::PictureArgs,
+    plan::parse_bytes,
     speaker::Speaker,
     speculate::{self, SpeculationArgs},
     votes::{VoteReport, VotingArgs},
@@ -49,6 +55,12 @@ pub(crate) struct RunArgs {
     /// Most tokens of prompt and answer together [default: as many as they need and the model was trained for]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    /// Stop after this many seconds, loading included, with exit code 130
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    time_limit: Option<Duration>,
+    /// Use no more anonymous memory than this, such as 1GiB: batch, precision, pictures and context are reduced to fit
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    memory_budget: Option<usize>,
     /// Write the first picture with the answer's box drawn on it
     #[arg(long, value_name = "PNG")]
     draw: Option<PathBuf>,
@@ -58,6 +70,11 @@ pub(crate) struct RunArgs {
     /// The question
     prompt: String,
 }
+
+/// What the template may write around instructions, in tokens.
+const MARKS: usize = 16;
+/// What is left of a picture, in tokens, where memory is short.
+const LEAST_IMAGE_TOKENS: usize = 256;
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -81,7 +98,11 @@ struct Report {
 #[derive(Debug, Serialize)]
 struct TimingsReport {
     load_ms: f64,
+    /// Reading and decoding picture files.
+    image_decode_ms: f64,
     image_encode_ms: f64,
+    /// From the loaded model and decoded pictures to the first token.
+    first_token_ms: f64,
     prefill_ms: f64,
     n_prompt_tokens: u64,
     prefill_tokens_per_s: f64,
@@ -98,7 +119,10 @@ struct TimingsReport {
 pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     args.voting.check(&args.sampling)?;
     let cancel = interrupt::cancel_on_signal()?;
-    let images = args.images.iter().map(|path| args.pictures.open(path)).collect::<Result<Vec<_>>>()?;
+    let cancel = args.time_limit.map_or(cancel.clone(), |limit| cancel.or_after(limit));
+    let start = Instant::now();
+    let images = args.images.iter().map(|path| args.pictures.open(path, &cancel)).collect::<Result<Vec<_>>>()?;
+    let image_decode_ms = start.elapsed().as_secs_f64() * 1e3;
     let first_picture = images.first().cloned();
     if let Some(path) = &args.draw {
         if first_picture.is_none() {
@@ -111,20 +135,21 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
         )?;
         output::ensure_writable(path)?;
     }
-    let model = args.model.load()?;
-    let plan = args.pictures.plan(&model, &images, args.draw.is_some(), output)?;
+    let model = args.model.load(&cancel, output)?;
+    let fitted = args.memory_budget.map(|budget| args.fit(&model, &images, budget)).transpose()?;
+    let most = fitted.as_ref().map(|fitted| fitted.image_tokens);
+    let plan = args.pictures.plan(&model, &images, most, args.draw.is_some(), output)?;
     let warnings = plan.iter().flat_map(|plan| &plan.warnings).map(ToString::to_string).collect();
     let mut question = Prompt::user(&args.prompt, images)?;
     if let Some(system) = &args.system {
         question = question.with_system(system);
     }
-    let prompt = match &plan {
-        Some(plan) => model.encode_with(&question, plan.budget)?,
-        None => model.encode(&question)?,
-    };
-    let mut session = open_session(&model, &prompt, args)?;
+    let start = Instant::now();
+    let prompt = model.encode_until(&question, plan.as_ref().map(|plan| plan.budget), &cancel)?;
+    let mut session = open_session(&model, &prompt, fitted.as_ref(), args)?;
     session.set_adapters(&args.adapters.iter().map(|adapter| adapter.load(&model)).collect::<Result<Vec<_>>>()?)?;
 
+    let before_ms = start.elapsed().as_secs_f64() * 1e3;
     let mut speaker = Speaker::new(output, args.json);
     let mut heard = Ok(());
     let n = args.voting.samples;
@@ -158,7 +183,11 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
             None => output.say("the answer holds no box to draw"),
         }
     }
-    let timings = TimingsReport::new(&model, &prompt, session.timings());
+    let timings = TimingsReport {
+        image_decode_ms,
+        first_token_ms: before_ms + session.timings().first_token_ms,
+        ..TimingsReport::new(&model, &prompt, session.timings())
+    };
     if args.json {
         let stop = stop_name(answer.stop);
         return output.json(&Report {
@@ -174,6 +203,12 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     vote.iter().for_each(|vote| output.say(vote));
     output.say(timings);
     Ok(())
+}
+
+/// A number of seconds: `10`, `0.5`.
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().map_err(|error| error.to_string())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 /// As programs read it.
@@ -192,6 +227,8 @@ impl TimingsReport {
     fn new(model: &Model, prompt: &EncodedPrompt, timings: &Timings) -> Self {
         Self {
             load_ms: model.load_ms(),
+            image_decode_ms: 0.0,
+            first_token_ms: timings.first_token_ms,
             image_encode_ms: prompt.image_encode_ms(),
             prefill_ms: timings.prefill_ms,
             n_prompt_tokens: timings.n_prompt_tokens,
@@ -208,7 +245,12 @@ impl TimingsReport {
 
 impl fmt::Display for TimingsReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "load {:.0} ms, pictures {:.0} ms, ", self.load_ms, self.image_encode_ms)?;
+        let pictures_ms = self.image_decode_ms + self.image_encode_ms;
+        write!(
+            f,
+            "load {:.0} ms, pictures {pictures_ms:.0} ms, first token {:.0} ms, ",
+            self.load_ms, self.first_token_ms
+        )?;
         write!(f, "prompt {} tokens at {:.0}/s, ", self.n_prompt_tokens, self.prefill_tokens_per_s)?;
         write!(f, "answer {} tokens at {:.0}/s", self.n_decoded, self.decode_tokens_per_s)?;
         f.write_str(&speculate::told(self.n_guessed, self.n_accepted))?;
@@ -219,14 +261,42 @@ impl fmt::Display for TimingsReport {
     }
 }
 
-/// A session whose sequences hold the prompt and the longest answer, or as much as the model was trained for.
-fn open_session(model: &Model, prompt: &EncodedPrompt, args: &RunArgs) -> Result<Session> {
-    let most = args.context.unwrap_or(model.info().n_ctx_train);
-    let n_ctx = prompt.n_tokens().saturating_add(args.max_tokens).min(most);
-    let n_seq = args.voting.n_lanes();
-    let options = SessionOptions { n_ctx, n_seq, n_threads: args.model.threads, ..SessionOptions::default() };
+/// A session whose sequences hold the prompt and the longest answer, or as much as the model was trained for and `fitted` allows.
+fn open_session(
+    model: &Model,
+    prompt: &EncodedPrompt,
+    fitted: Option<&InferencePlan>,
+    args: &RunArgs,
+) -> Result<Session> {
+    let session = fitted.map_or_else(|| args.session(model), |fitted| fitted.session);
+    let n_ctx = prompt.n_tokens().saturating_add(args.max_tokens).min(session.n_ctx);
     let speculation = args.speculation.load(args.model.threads)?;
+    let options = SessionOptions { n_ctx, ..session };
     let mut session = Session::new(model, &speculate::with_room(options, speculation.as_ref()))?;
     session.set_speculation(speculation.as_ref())?;
     Ok(session)
+}
+
+impl RunArgs {
+    /// The longest session that may be.
+    fn session(&self, model: &Model) -> SessionOptions {
+        let n_ctx = self.context.unwrap_or(model.info().n_ctx_train);
+        let n_seq = self.voting.n_lanes();
+        SessionOptions { n_ctx, n_seq, n_threads: self.model.threads, ..SessionOptions::default() }
+    }
+
+    /// The run within `budget` bytes, with `images`.
+    fn fit(&self, model: &Model, images: &[Image], budget: usize) -> Result<InferencePlan> {
+        let sizes: &[_] = &images.iter().map(|image| (image.width(), image.height())).collect::<Vec<_>>();
+        let n_system =
+            self.system.as_ref().map_or(Ok(0), |text| model.tokenize(text, false).map(|tokens| tokens.len()))?;
+        let n_prompt = model.count_tokens(&self.prompt, sizes)? + n_system + MARKS;
+        let session = self.session(model);
+        let n_ctx = n_prompt.saturating_add(self.max_tokens).min(session.n_ctx);
+        // Pictures can be reduced, words cannot; an answer of a few words is better than none.
+        let n_words = model.count_tokens(&self.prompt.replace(IMAGE_MARK, ""), &[])? + n_system + MARKS;
+        let least_ctx = n_words + LEAST_IMAGE_TOKENS * sizes.len() + self.max_tokens.min(64);
+        let adapters = self.adapters.iter().map(|adapter| &*adapter.path);
+        memory::fit_run(model, SessionOptions { n_ctx, ..session }, least_ctx, sizes, adapters, budget)
+    }
 }

@@ -82,13 +82,13 @@ struct TokenRow {
 pub(crate) fn run(args: &ScoreArgs, output: Output) -> Result<()> {
     let cancel = interrupt::cancel_on_signal()?;
     let images = args.images.iter().map(Image::open).collect::<owlet::Result<Vec<_>>>()?;
-    let model = args.model.load()?;
+    let model = args.model.load(&cancel, output)?;
     let mut question = Prompt::user(&args.prompt, images)?;
     if let Some(system) = &args.system {
         question = question.with_system(system);
     }
     let prompt = model
-        .encode(&question)
+        .encode_until(&question, None, &cancel)
         .hint(ErrorKind::Unsupported, "pictures need the model's image projector: name it by `--mmproj`")?;
     let tokenized = args.answers.iter().map(|answer| model.completion(answer, args.end));
     let tokenized = tokenized.collect::<owlet::Result<Vec<_>>>()?;

@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use clap::Args;
 use owlet::{
     QuantType,
-    quant::synth::{Family, SynthModel, SynthOptions, synthesize},
+    quant::{
+        Progress,
+        synth::{Family, SynthModel, SynthOptions, SynthTower, synthesize, synthesize_tower},
+    },
 };
 
 use super::{
     failure::Result,
     interrupt,
-    output::{self, Output, ensure_writable},
+    output::{self, Output, ensure_distinct, ensure_writable},
 };
 
 /// Write a model with random weights: any supported family, shape and mixture, to measure time and memory without a download
@@ -32,6 +35,10 @@ pub(crate) struct SynthArgs {
     /// The file to write
     #[arg(long, short, value_name = "GGUF")]
     out: PathBuf,
+    /// Write an image projector (mmproj) of the Qwen3-VL family beside it: the tower of Qwen3-VL-2B for the preset, else
+    /// a tiny one
+    #[arg(long, value_name = "GGUF")]
+    mmproj_out: Option<PathBuf>,
     #[command(flatten)]
     shape: ShapeArgs,
     /// Another seed gives other weights
@@ -87,12 +94,23 @@ struct ShapeArgs {
 pub(crate) fn run(args: &SynthArgs, output: Output) -> Result<()> {
     let cancel = interrupt::cancel_on_signal()?;
     ensure_writable(&args.out)?;
+    if let Some(path) = &args.mmproj_out {
+        ensure_distinct(path, [&*args.out])?;
+        ensure_writable(path)?;
+    }
     let model = args.model()?;
     let options = SynthOptions { dtype: args.dtype, seed: args.seed, threads: args.threads, cancel };
     let bar = output.byte_progress(0).with_message("drawing weights");
-    let written = synthesize(&model, &args.out, &options, &mut |progress| {
+    let mut show = |progress: Progress| {
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.done_bytes);
+    };
+    let written = synthesize(&model, &args.out, &options, &mut show).and_then(|report| {
+        if let Some(path) = &args.mmproj_out {
+            let tower = if args.preset.is_some() { SynthTower::qwen3_vl() } else { SynthTower::tiny() };
+            synthesize_tower(&tower, &model, path, &options, &mut show)?;
+        }
+        Ok(report)
     });
     bar.finish_and_clear();
     let report = written?;
@@ -101,7 +119,8 @@ pub(crate) fn run(args: &SynthArgs, output: Output) -> Result<()> {
         "{} {}: {} weights, {bytes}, {bits:.2} bits each",
         model.family, report.dtype, report.n_weights
     ));
-    output.line(args.out.display())
+    output.line(args.out.display())?;
+    args.mmproj_out.as_ref().map_or(Ok(()), |path| output.line(path.display()))
 }
 
 impl SynthArgs {

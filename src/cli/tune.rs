@@ -32,7 +32,7 @@ pub(crate) fn run(args: &TuneArgs, output: Output) -> Result<()> {
     let data = open_dataset(&args.tuning.data)?;
     let held_out = args.eval.as_deref().map(open_dataset).transpose()?;
     args.tuning.warn_of_data(&data, held_out.as_ref(), true, output);
-    let model = args.tuning.model.load()?;
+    let model = args.tuning.model.load(&cancel, output)?;
     let options = args.tuning.options(TuneObjective::Likelihood, Responses::Given);
     let tuner = args.tuning.tuner(&model, None, data, options)?;
     run_tuning(&args.tuning, tuner, held_out.as_ref(), &cancel, output)

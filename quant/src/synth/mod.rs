@@ -1,4 +1,4 @@
-//! Models with random weights: any supported family, shape and mixture, as files that llama.cpp and the training engine
+//! Models with random weights: any supported family, shape and mixture, and image encoders for them, as files that llama.cpp and the training engine
 //! load like published ones.
 //!
 //! They answer nonsense at the speed, and in the memory, of the real model of that shape. That is what benches, memory
@@ -13,6 +13,7 @@
 //! gives the same bytes on any number of threads.
 
 mod model;
+mod tower;
 mod vocabulary;
 
 use std::{path::Path, thread};
@@ -24,8 +25,11 @@ use owlet_runtime::{
     rng::Rng,
 };
 
-pub use self::model::{Family, SynthModel};
 use self::model::{Role, SynthTensor};
+pub use self::{
+    model::{Family, SynthModel},
+    tower::{SynthTower, synthesize_tower},
+};
 use crate::report::{FileReport, Progress, Stage};
 
 /// Weights drawn and packed at a time by each thread, unless a row has more: 4 MiB as `f32`.
@@ -64,20 +68,33 @@ pub fn synthesize(
     model.validate()?;
     let tensors = model.tensors();
     let changes = types(model, &tensors, options.dtype)?;
-    let mut writer = header(model, options.dtype);
-    for change in &changes {
-        writer.declare(&change.name, &change.shape, change.to)?;
+    let typed: Vec<_> = tensors.into_iter().zip(&changes).map(|(tensor, change)| (tensor, change.to)).collect();
+    write_tensors(header(model, options.dtype), &typed, output, options, progress)?;
+    Ok(FileReport::new(output.to_owned(), options.dtype, changes))
+}
+
+/// Draws, packs and writes `tensors` behind the keys of `writer`.
+fn write_tensors(
+    mut writer: GgufWriter,
+    tensors: &[(SynthTensor, GgmlType)],
+    output: &Path,
+    options: &SynthOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<()> {
+    for (tensor, dtype) in tensors {
+        writer.declare(&tensor.name, &tensor.shape, *dtype)?;
     }
     let n_threads = match options.threads {
         0 => thread::available_parallelism().map_or(1, |n| n.get()),
         n => n,
     };
-    let total_bytes = changes.iter().map(|change| change.from_bytes).sum();
+    let n_weights: u64 = tensors.iter().map(|(tensor, _)| tensor.shape.iter().product::<u64>()).sum();
+    let total_bytes = n_weights * size_of::<f32>() as u64;
     let mut done_bytes = 0;
     let mut stream = writer.create(output)?;
-    for (index, (tensor, change)) in tensors.iter().zip(&changes).enumerate() {
+    for (index, (tensor, dtype)) in tensors.iter().enumerate() {
         stream.begin(&tensor.name)?;
-        let pieces = Pieces { key: [options.seed, index as u64], tensor, dtype: change.to };
+        let pieces = Pieces { key: [options.seed, index as u64], tensor, dtype: *dtype };
         for start in (0..pieces.len()).step_by(n_threads) {
             options.cancel.check()?;
             let end = (start + n_threads).min(pieces.len());
@@ -92,8 +109,7 @@ pub fn synthesize(
             progress(Progress { stage: Stage::Draw, done_bytes: done_bytes.min(total_bytes), total_bytes });
         }
     }
-    stream.commit()?;
-    Ok(FileReport::new(output.to_owned(), options.dtype, changes))
+    stream.commit()
 }
 
 /// The keys of the file.
@@ -109,7 +125,7 @@ fn header(model: &SynthModel, dtype: QuantType) -> GgufWriter {
 fn types(model: &SynthModel, tensors: &[SynthTensor], dtype: QuantType) -> Result<Vec<TensorChange>> {
     let mut writer = header(model, QuantType::F32);
     for tensor in tensors {
-        writer.declare(&tensor.name, &tensor.shape(), GgmlType::F32)?;
+        writer.declare(&tensor.name, &tensor.shape, GgmlType::F32)?;
     }
     let failed = |source| Error::io("cannot write file", &std::env::temp_dir(), source);
     let mut file = tempfile::NamedTempFile::new().map_err(failed)?;
@@ -129,21 +145,21 @@ struct Pieces<'a> {
 
 impl Pieces<'_> {
     fn n_rows(&self) -> usize {
-        (PIECE / self.tensor.row_len as usize).max(1)
+        (PIECE / self.tensor.row_len()).max(1)
     }
 
     /// Weights of a piece; the last one may have fewer.
     fn n_weights(&self) -> usize {
-        self.n_rows() * self.tensor.row_len as usize
+        self.n_rows() * self.tensor.row_len()
     }
 
     fn len(&self) -> usize {
-        (self.tensor.n_rows as usize).div_ceil(self.n_rows())
+        self.tensor.n_rows().div_ceil(self.n_rows())
     }
 
     fn pack(&self, piece: usize) -> Result<Vec<u8>> {
-        let row_len = self.tensor.row_len as usize;
-        let n_rows = self.n_rows().min(self.tensor.n_rows as usize - piece * self.n_rows());
+        let row_len = self.tensor.row_len();
+        let n_rows = self.n_rows().min(self.tensor.n_rows() - piece * self.n_rows());
         let mut rng = Rng::keyed(&[self.key[0], self.key[1], piece as u64]);
         let (mean, deviation) = match self.tensor.role {
             Role::Matrix => (0.0, (row_len as f64).sqrt().recip()),

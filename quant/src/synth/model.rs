@@ -118,19 +118,23 @@ pub(super) enum Role {
 #[derive(Clone, Debug)]
 pub(super) struct SynthTensor {
     pub(super) name: String,
-    pub(super) row_len: u64,
-    /// 1 for vectors.
-    pub(super) n_rows: u64,
+    /// In ggml's order: the length of a row first.
+    pub(super) shape: Vec<u64>,
     pub(super) role: Role,
 }
 
 impl SynthTensor {
-    /// In ggml's order.
-    pub(super) fn shape(&self) -> Vec<u64> {
-        match self.role {
-            Role::Gain | Role::Bias | Role::Divisor => vec![self.row_len],
-            Role::Matrix | Role::Logits => vec![self.row_len, self.n_rows],
-        }
+    pub(super) fn new(name: String, shape: Vec<u64>, role: Role) -> Self {
+        Self { name, shape, role }
+    }
+
+    pub(super) fn row_len(&self) -> usize {
+        self.shape[0] as usize
+    }
+
+    /// 1 for vectors.
+    pub(super) fn n_rows(&self) -> usize {
+        self.shape[1..].iter().product::<u64>() as usize
     }
 }
 
@@ -244,18 +248,22 @@ impl SynthModel {
 
     /// Weights, vectors included.
     pub fn n_weights(&self) -> u64 {
-        self.tensors().iter().map(|tensor| tensor.row_len * tensor.n_rows).sum()
+        self.tensors().iter().map(|tensor| tensor.shape.iter().product::<u64>()).sum()
+    }
+
+    /// Layers that take features of a picture: three in all published sizes; without a picture they change nothing.
+    pub(super) fn n_deepstack(&self) -> u32 {
+        3.min(self.n_layers - 1)
     }
 
     /// All tensors, in the order of the file.
     pub(super) fn tensors(&self) -> Vec<SynthTensor> {
         let (n_embd, n_ff, head_dim) = (self.n_embd, self.n_ff, self.head_dim);
         let (query, key) = (self.n_heads * head_dim, self.n_kv_heads * head_dim);
-        let tensor = |name: String, row_len: u32, n_rows: u32, role| SynthTensor {
-            name,
-            row_len: row_len.into(),
-            n_rows: n_rows.into(),
-            role,
+        let tensor = |name: String, row_len: u32, n_rows: u32, role| {
+            let is_matrix = matches!(role, Role::Matrix | Role::Logits);
+            let shape = [row_len, n_rows].map(u64::from);
+            SynthTensor::new(name, shape[..if is_matrix { 2 } else { 1 }].to_vec(), role)
         };
         let mut tensors = vec![tensor("token_embd.weight".to_owned(), n_embd, self.n_vocab, Role::Logits)];
         for layer in 0..self.n_layers {
@@ -315,8 +323,7 @@ impl SynthModel {
             writer.set(format!("{family}.rope.dimension_sections"), sections);
         }
         if family == Family::Qwen3Vl {
-            // Layers that take features of a picture, in all published sizes; without a picture they change nothing.
-            writer.set(format!("{family}.n_deepstack_layers"), 3.min(self.n_layers - 1));
+            writer.set(format!("{family}.n_deepstack_layers"), self.n_deepstack());
         }
         let eps = if family == Family::Llama { 1e-5f32 } else { 1e-6 };
         writer.set(format!("{family}.attention.layer_norm_rms_epsilon"), eps);

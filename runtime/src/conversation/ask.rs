@@ -13,6 +13,7 @@ use crate::{
     session::Session,
     speculate,
     think::ThinkEvent,
+    timings::{peak_memory_bytes, rate},
 };
 
 /// A question answered.
@@ -43,6 +44,21 @@ pub struct TurnReport {
     pub n_guessed: u64,
     /// Of them, those that were right and spared a call.
     pub n_accepted: u64,
+    /// Computing the tokens of the answer.
+    pub decode_ms: f64,
+    /// Tokens of the answer that were computed: all but the last.
+    pub n_decoded: usize,
+    /// Loading the model, once for all turns.
+    pub load_ms: f64,
+    /// [`peak_memory_bytes`] at the end of the turn.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+impl TurnReport {
+    /// Tokens of the answer per second; 0 before any.
+    pub fn decode_rate(&self) -> f64 {
+        rate(self.n_decoded as u64, self.decode_ms)
+    }
 }
 
 /// A question that fits.
@@ -61,8 +77,8 @@ impl Conversation {
     /// # Errors
     /// `ContextOverflow` by [`super::ConversationOptions::overflow`]; `InvalidInput` for a question of another role, options
     /// out of range or a picture that cannot be resized; `Unsupported` for pictures without a projector, or when the template
-    /// refuses the messages; `Cancelled` when `cancel` is set: looked at between pictures (the encoder is not interrupted), and
-    /// inside of prompts and tokens on CPU, between them elsewhere; `Backend`. The conversation is then as before.
+    /// refuses the messages; `Cancelled` when `cancel` is set: looked at inside of
+    /// pictures, and inside of prompts and tokens on CPU, between them elsewhere; `Backend`. The conversation is then as before.
     pub fn ask(
         &mut self,
         question: Message,
@@ -74,7 +90,7 @@ impl Conversation {
             let error = Error::new(ErrorKind::InvalidInput, "not a question").got(question.role.name());
             return Err(error.needed("a message of a user or a tool"));
         }
-        let mut shared = self.seat.lock(&self.adapters);
+        let mut shared = self.seat.lock_until(&self.adapters, cancel)?;
         let session = &mut shared.session;
         let model = session.model().clone();
         let n_ctx = session.options().n_ctx;
@@ -93,6 +109,7 @@ impl Conversation {
         let (beginning, rest) = prompt.split_at(self.n_reused(session, &prompt)?);
         session.cut_back(seq, &beginning);
         session.set_cancel(cancel.clone());
+        let before = *session.timings();
         let rng_key = RngKey { seed: self.options.seed, step: 0, prompt: self.n_turns };
         let draft = writer.begin(&prompt, rng_key, 0 /* sample */);
         let prefill_start = Instant::now();
@@ -123,6 +140,10 @@ impl Conversation {
             first_token_ms: first_token.duration_since(start).as_secs_f64() * 1e3,
             n_guessed: after.n_guessed - before.n_guessed,
             n_accepted: after.n_accepted - before.n_accepted,
+            decode_ms: after.decode_ms - before.decode_ms,
+            n_decoded: answer.tokens.len() - 1,
+            load_ms: model.load_ms(),
+            peak_memory_bytes: peak_memory_bytes(),
         };
         self.messages.drain(..plan.n_dropped);
         self.messages.extend([question, ChatMessage { role: Role::Assistant, parts: vec![ChatPart::Text(text)] }]);
@@ -169,7 +190,7 @@ impl Conversation {
                 (Part::Text(text), _) => ChatPart::Text(text),
                 (Part::Image(image), Some(budget)) => {
                     cancel.check()?;
-                    ChatPart::Picture(self.image_cache.embed(model, &image, &budget)?)
+                    ChatPart::Picture(self.image_cache.embed(model, &image, &budget, cancel)?)
                 }
                 (Part::Image(_), None) => {
                     return Err(

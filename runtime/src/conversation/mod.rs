@@ -92,8 +92,13 @@ pub struct Conversation {
 impl Conversation {
     /// A conversation in the first sequence of `session`, which is emptied, under the adapters of the session. The other
     /// sequences are for forks.
-    pub fn new(mut session: Session, options: ConversationOptions) -> Self {
+    ///
+    /// Under a memory budget of the session, pictures get what it allows unless the options say otherwise.
+    pub fn new(mut session: Session, mut options: ConversationOptions) -> Self {
         session.clear_all();
+        if session.options().memory_budget.is_some() {
+            options.image_budget = options.image_budget.or(session.image_budget());
+        }
         let adapters = session.adapters().to_vec();
         Self {
             seat: Seat::first(session),

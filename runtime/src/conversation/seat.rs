@@ -1,8 +1,14 @@
 //! Who sits where: conversations share a session, each in a sequence of its own.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use crate::{Error, ErrorKind, Result, adapter::Adapter, session::Session};
+use crate::{
+    Error, ErrorKind, Result,
+    adapter::Adapter,
+    cancel::CancelToken,
+    queue::{Queue, Turn},
+    session::Session,
+};
 
 /// A session and which of its sequences are taken.
 pub(super) struct Shared {
@@ -12,7 +18,7 @@ pub(super) struct Shared {
 
 /// A sequence of a shared session, until it is dropped.
 pub(super) struct Seat {
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Queue<Shared>>,
     seq: usize,
 }
 
@@ -21,7 +27,7 @@ impl Seat {
     pub(super) fn first(session: Session) -> Self {
         let mut is_taken = vec![false; session.options().n_seq];
         is_taken[0] = true;
-        Self { shared: Arc::new(Mutex::new(Shared { session, is_taken })), seq: 0 }
+        Self { shared: Arc::new(Queue::new(Shared { session, is_taken })), seq: 0 }
     }
 
     pub(super) fn seq(&self) -> usize {
@@ -29,20 +35,25 @@ impl Seat {
     }
 
     /// The session under `adapters`, which it accepted before, as soon as the others are done with it.
-    pub(super) fn lock(&self, adapters: &[(Arc<Adapter>, f32)]) -> MutexGuard<'_, Shared> {
-        let mut shared = self.locked();
-        let current = shared.session.adapters();
-        let mut pairs = current.iter().zip(adapters);
-        let is_same = current.len() == adapters.len() && pairs.all(|((a, x), (b, y))| Arc::ptr_eq(a, b) && x == y);
-        if !is_same {
-            shared.session.adopt_adapters(adapters);
-        }
-        shared
+    pub(super) fn lock(&self, adapters: &[(Arc<Adapter>, f32)]) -> Turn<'_, Shared> {
+        under(adapters, self.shared.enter_patiently())
+    }
+
+    /// As [`Seat::lock`], for as long as nobody cancels.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub(super) fn lock_until(
+        &self,
+        adapters: &[(Arc<Adapter>, f32)],
+        cancel: &CancelToken,
+    ) -> Result<Turn<'_, Shared>> {
+        Ok(under(adapters, self.shared.enter(cancel)?))
     }
 
     /// A free sequence of the same session, with a copy of what this one holds.
     pub(super) fn fork(&self) -> Result<Self> {
-        let mut shared = self.locked();
+        let mut shared = self.shared.enter_patiently();
         let Some(seq) = shared.is_taken.iter().position(|taken| !taken) else {
             let error = Error::new(ErrorKind::Limit, "all sequences of the session are taken");
             return Err(error.got(shared.is_taken.len()).needed("a session with more sequences (n_seq)"));
@@ -51,16 +62,22 @@ impl Seat {
         shared.is_taken[seq] = true;
         Ok(Self { shared: Arc::clone(&self.shared), seq })
     }
+}
 
-    // A panic of another thread leaves the session as its calls left it.
-    fn locked(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+/// `shared` under `adapters`.
+fn under<'a>(adapters: &[(Arc<Adapter>, f32)], mut shared: Turn<'a, Shared>) -> Turn<'a, Shared> {
+    let current = shared.session.adapters();
+    let mut pairs = current.iter().zip(adapters);
+    let is_same = current.len() == adapters.len() && pairs.all(|((a, x), (b, y))| Arc::ptr_eq(a, b) && x == y);
+    if !is_same {
+        shared.session.adopt_adapters(adapters);
     }
+    shared
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut shared = self.locked();
+        let mut shared = self.shared.enter_patiently();
         shared.is_taken[self.seq] = false;
         // The number is the session's own, so this cannot fail.
         let _ = shared.session.clear(self.seq);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
+    fmt, io,
     ops::Range,
     path::{Path, PathBuf},
     sync::OnceLock,
@@ -12,7 +12,7 @@ use super::{
     ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, GgmlType, MAGIC, MAX_DIMS, MAX_NAME_BYTES, TensorInfo, VERSION, Value,
     hash::tree_hash, value::ARRAY_ID,
 };
-use crate::{Error, ErrorKind, MappedFile, Result};
+use crate::{Error, ErrorKind, MappedFile, Result, cancel::CancelToken};
 
 /// An open, validated GGUF file. Tensor data is read from the map when it is asked for.
 pub struct GgufFile {
@@ -89,10 +89,19 @@ impl GgufFile {
     /// # Errors
     /// `Io`.
     pub fn content_hash(&self) -> Result<&str> {
+        self.content_hash_until(&CancelToken::new())
+    }
+
+    /// As [`GgufFile::content_hash`], until `cancel` is cancelled: looked at every 4 MiB.
+    ///
+    /// # Errors
+    /// `Io`; `Cancelled`.
+    pub fn content_hash_until(&self, cancel: &CancelToken) -> Result<&str> {
         if let Some(hash) = self.hash.get() {
             return Ok(hash);
         }
         let read = |offset: u64, buffer: &mut [u8]| match &self.bytes {
+            _ if cancel.is_cancelled() => Err(io::Error::other("cancelled")),
             Bytes::Mapped(file) => file.read_exact_at(offset, buffer),
             Bytes::Owned(bytes) => {
                 buffer.copy_from_slice(&bytes[offset as usize..][..buffer.len()]);
@@ -100,6 +109,7 @@ impl GgufFile {
             }
         };
         let hash = tree_hash(self.n_bytes(), &read);
+        cancel.check()?;
         let hash = hash.map_err(|source| Error::io("cannot read file", &self.path, source))?;
         Ok(self.hash.get_or_init(|| hash))
     }

@@ -2,14 +2,14 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, Cursor, Read, Seek},
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
     path::Path,
 };
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, metadata};
 
 use super::{Alpha, Image, Orientation, PixelFormat, jpeg};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, cancel::CancelToken};
 
 /// What a picture file may cost: a few kilobytes can claim to unpack to many gigabytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct DecodeOptions {
 const WHAT: &str = "cannot read picture";
 /// Scratch that a decoder may take beyond its output.
 const DECODER_SCRATCH_BYTES: u64 = 64 << 20;
+/// How much of a file a decoder reads between two looks at the token.
+const BYTES_BETWEEN_LOOKS: usize = 64 << 10;
 /// What JPEG puts before an EXIF block, and some writers of the other formats too.
 const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 
@@ -60,13 +62,21 @@ impl Image {
     /// # Errors
     /// As [`Image::open`].
     pub fn open_with(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Self> {
+        Self::open_until(path, options, &CancelToken::new())
+    }
+
+    /// As [`Image::open_with`], until `cancel` is cancelled; see [`Image::from_encoded_until`].
+    ///
+    /// # Errors
+    /// As [`Image::open`]; `Cancelled`.
+    pub fn open_until(path: impl AsRef<Path>, options: &DecodeOptions, cancel: &CancelToken) -> Result<Self> {
         let path = path.as_ref();
         check_length(path, &options.limits)?;
         let mut bytes = Vec::new();
         // The file may have grown since.
         let file = File::open(path).and_then(|file| file.take(options.limits.max_file_bytes).read_to_end(&mut bytes));
         file.map_err(|source| Error::io(WHAT, path, source))?;
-        Self::from_encoded_with(&bytes, options).map_err(|error| error.at(path.display()))
+        Self::from_encoded_until(&bytes, options, cancel).map_err(|error| error.at(path.display()))
     }
 
     /// Width and height that [`Image::open`] would give, from the header alone: no pixel is decoded. A file that passes
@@ -104,7 +114,24 @@ impl Image {
     /// # Errors
     /// As [`Image::from_encoded`].
     pub fn from_encoded_with(bytes: &[u8], options: &DecodeOptions) -> Result<Self> {
-        let (mut decoder, format) = header(Cursor::new(bytes), &options.limits)?;
+        Self::from_encoded_until(bytes, options, &CancelToken::new())
+    }
+
+    /// As [`Image::from_encoded_with`], until `cancel` is cancelled: looked at every 64 KiB that a decoder reads, and before
+    /// the picture is turned. Decoders of JPEG and WebP read all before they decode, so those are not interrupted while
+    /// they do (docs/cancellation.md).
+    ///
+    /// # Errors
+    /// As [`Image::from_encoded`]; `Cancelled`.
+    pub fn from_encoded_until(bytes: &[u8], options: &DecodeOptions, cancel: &CancelToken) -> Result<Self> {
+        let decoded = Self::decode(bytes, options, cancel);
+        // A decoder calls it a damaged file.
+        cancel.check()?;
+        decoded
+    }
+
+    fn decode(bytes: &[u8], options: &DecodeOptions, cancel: &CancelToken) -> Result<Self> {
+        let (mut decoder, format) = header(Interruptible { bytes, position: 0, cancel }, &options.limits)?;
         if format == ImageFormat::Jpeg && !jpeg::is_whole(bytes) {
             let error =
                 Error::new(ErrorKind::InvalidFile, "cannot decode picture").got("a JPEG file that is cut short");
@@ -112,10 +139,51 @@ impl Image {
         }
         let orientation = orientation(&mut decoder)?;
         let decoded = DynamicImage::from_decoder(decoder).map_err(refused)?;
+        cancel.check()?;
         let (width, height) = (decoded.width(), decoded.height());
         let rgb = orientation.turn(rgb(decoded, options.alpha), width, height);
         let (width, height) = orientation.size(width, height);
         Ok(Self { orientation, ..Self::from_rgb(width, height, rgb)? })
+    }
+}
+
+/// The bytes of a file, which end in an error for who is cancelled.
+struct Interruptible<'a> {
+    bytes: &'a [u8],
+    position: usize,
+    cancel: &'a CancelToken,
+}
+
+impl Read for Interruptible<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buffer)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl BufRead for Interruptible<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("cancelled"));
+        }
+        let rest = self.bytes.get(self.position..).unwrap_or_default();
+        Ok(&rest[..rest.len().min(BYTES_BETWEEN_LOOKS)])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.position += n;
+    }
+}
+
+impl Seek for Interruptible<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let mut cursor = io::Cursor::new(self.bytes);
+        cursor.set_position(self.position as u64);
+        let position = cursor.seek(to)?;
+        // Behind the end nothing is read, wherever it is.
+        self.position = usize::try_from(position).unwrap_or(usize::MAX);
+        Ok(position)
     }
 }
 

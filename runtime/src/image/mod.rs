@@ -19,7 +19,7 @@ pub use orientation::Orientation;
 pub use plan::{GROUNDING_TOKENS, ImageOptions, ImagePlan, ImageWarning};
 pub use raw::{Alpha, PixelFormat, RawImage};
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, cancel::CancelToken};
 
 /// An RGB picture, upright.
 #[derive(Clone, PartialEq, Eq)]
@@ -70,15 +70,24 @@ impl Image {
     /// # Errors
     /// As [`ImageBudget::size_for`].
     pub fn resize_for(&self, budget: &ImageBudget) -> Result<Self> {
+        self.resize_until(budget, &CancelToken::new())
+    }
+
+    /// As [`Image::resize_for`], until `cancel` is cancelled: looked at every few rows.
+    ///
+    /// # Errors
+    /// As [`Image::resize_for`]; `Cancelled`.
+    pub fn resize_until(&self, budget: &ImageBudget, cancel: &CancelToken) -> Result<Self> {
         let (width, height) = budget.size_for(self.width, self.height)?;
-        Ok(self.resize(width, height))
+        resize::bicubic(self, width, height, cancel)
     }
 
     /// The picture stretched to `width` x `height`, byte for byte as torchvision's `resize(BICUBIC, antialias=True)` of
     /// a `uint8` tensor. A side of 0 is taken as 1.
     #[must_use]
     pub fn resize(&self, width: u32, height: u32) -> Self {
-        resize::bicubic(self, width.max(1), height.max(1))
+        let resized = resize::bicubic(self, width.max(1), height.max(1), &CancelToken::new());
+        resized.expect("nobody cancels, and nothing else fails")
     }
 }
 

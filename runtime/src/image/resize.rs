@@ -11,6 +11,7 @@
 use std::{borrow::Cow, ops::Range};
 
 use super::Image;
+use crate::{Result, cancel::CancelToken};
 
 /// Keys' cubic reaches two pixels to either side.
 const RADIUS: f64 = 2.0;
@@ -38,41 +39,46 @@ struct Axis {
     precision: u32,
 }
 
-pub(super) fn bicubic(image: &Image, width: u32, height: u32) -> Image {
+/// `cancel` is looked at every [`LANES`] rows.
+pub(super) fn bicubic(image: &Image, width: u32, height: u32, cancel: &CancelToken) -> Result<Image> {
     let (n_in, n_out) = (image.width as usize, width as usize);
     let rgb = match width == image.width {
         true => Cow::Borrowed(&image.rgb),
-        false => Cow::Owned(resize_rows(&image.rgb, n_in, n_out)),
+        false => Cow::Owned(resize_rows(&image.rgb, n_in, n_out, cancel)?),
     };
     let rgb = match height == image.height {
         true => rgb.into_owned(),
-        false => resize_columns(&rgb, 3 * n_out, image.height as usize, height as usize),
+        false => resize_columns(&rgb, 3 * n_out, image.height as usize, height as usize, cancel)?,
     };
-    Image { width, height, rgb, ..*image }
+    Ok(Image { width, height, rgb, ..*image })
 }
 
 /// Rows of `n_in` pixels to rows of `n_out`.
-fn resize_rows(rgb: &[u8], n_in: usize, n_out: usize) -> Vec<u8> {
+fn resize_rows(rgb: &[u8], n_in: usize, n_out: usize, cancel: &CancelToken) -> Result<Vec<u8>> {
     let axis = Axis::new(n_in, n_out);
     let mut resized = vec![0; rgb.len() / n_in * n_out];
     // Lanes without a row keep what was in them; nobody reads it.
     let mut wide: Vec<Pixels> = vec![[0; 3 * LANES]; n_in];
     let mut narrow: Vec<Pixels> = vec![[0; 3 * LANES]; n_out];
     for (rows, resized) in rgb.chunks(LANES * 3 * n_in).zip(resized.chunks_mut(LANES * 3 * n_out)) {
+        cancel.check()?;
         gather(rows, wide.as_flattened_mut().as_chunks_mut().0);
         for ((inputs, first), sum) in axis.taps.iter().zip(&mut narrow) {
             *sum = axis.weigh(wide[inputs.clone()].iter(), &axis.weights[*first..]);
         }
         scatter(narrow.as_flattened().as_chunks().0, resized);
     }
-    resized
+    Ok(resized)
 }
 
 /// `n_in` rows of `row_bytes` to `n_out` rows.
-fn resize_columns(rgb: &[u8], row_bytes: usize, n_in: usize, n_out: usize) -> Vec<u8> {
+fn resize_columns(rgb: &[u8], row_bytes: usize, n_in: usize, n_out: usize, cancel: &CancelToken) -> Result<Vec<u8>> {
     let axis = Axis::new(n_in, n_out);
     let mut resized = vec![0; row_bytes * n_out];
-    for ((inputs, first), resized) in axis.taps.iter().zip(resized.chunks_exact_mut(row_bytes)) {
+    for (index, ((inputs, first), resized)) in axis.taps.iter().zip(resized.chunks_exact_mut(row_bytes)).enumerate() {
+        if index.is_multiple_of(LANES) {
+            cancel.check()?;
+        }
         let rows = &rgb[inputs.start * row_bytes..inputs.end * row_bytes];
         let weights = &axis.weights[*first..];
         let (blocks, rest) = resized.as_chunks_mut::<BLOCK>();
@@ -86,7 +92,7 @@ fn resize_columns(rgb: &[u8], row_bytes: usize, n_in: usize, n_out: usize) -> Ve
             [*sum] = axis.weigh(inputs, weights);
         }
     }
-    resized
+    Ok(resized)
 }
 
 /// `block[column][lane] = rows[lane][column]`; `rows` are at most [`LANES`], of one length.

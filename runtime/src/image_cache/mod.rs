@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Result,
+    cancel::CancelToken,
     image::{Image, ImageBudget},
     lru::Lru,
     model::Model,
@@ -83,9 +84,15 @@ impl ImageCache {
     ///
     /// # Errors
     /// `Unsupported` for a model without projector, `InvalidInput` for a picture that cannot be resized, `Backend` when the
-    /// encoder fails. A folder that cannot be read or written costs time and nothing else.
-    pub fn embed(&self, model: &Model, image: &Image, budget: &ImageBudget) -> Result<Arc<ImageEmbedding>> {
-        let key = key(model, image, budget)?;
+    /// encoder fails, `Cancelled` with nothing kept. A folder that cannot be read or written costs time and nothing else.
+    pub fn embed(
+        &self,
+        model: &Model,
+        image: &Image,
+        budget: &ImageBudget,
+        cancel: &CancelToken,
+    ) -> Result<Arc<ImageEmbedding>> {
+        let key = key(model, image, budget, cancel)?;
         if let Some(found) = self.in_memory(key) {
             return Ok(found);
         }
@@ -95,7 +102,7 @@ impl ImageCache {
             self.keep(key, &loaded, |stats| stats.n_loaded += 1);
             return Ok(loaded);
         }
-        let encoded = Arc::new(model.encode_image(&resize(image, budget)?)?);
+        let encoded = Arc::new(model.encode_image(&resize(image, budget, cancel)?, cancel)?);
         if let Some(Err(error)) = folder.map(|folder| folder.store(&key, &encoded)) {
             tracing::warn!(%error, "the embedding of a picture is not kept");
         }
@@ -122,10 +129,10 @@ impl ImageCache {
     }
 }
 
-fn key(model: &Model, image: &Image, budget: &ImageBudget) -> Result<[u8; DIGEST]> {
+fn key(model: &Model, image: &Image, budget: &ImageBudget, cancel: &CancelToken) -> Result<[u8; DIGEST]> {
     let ImageBudget { factor, min_pixels, max_pixels } = budget;
     let (version, processor) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
-    let (projector, (_, gpu_layers)) = (model.projector_hash()?.unwrap_or_default(), model.kernels());
+    let (projector, (_, gpu_layers)) = (model.projector_hash_until(cancel)?.unwrap_or_default(), model.kernels());
     let (width, height) = (image.width(), image.height());
     let context =
         format!("{version} {processor} {projector} {gpu_layers} {factor} {min_pixels} {max_pixels} {width}x{height} ");

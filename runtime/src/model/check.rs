@@ -150,7 +150,7 @@ fn check_splitter(file: &GgufFile) -> Result<()> {
 ///
 /// # Errors
 /// `InvalidFile` for missing or contradicting tables, `Unsupported` for another kind of tokenizer.
-pub(super) fn check_vocabulary(file: &GgufFile) -> Result<u64> {
+pub(crate) fn check_vocabulary(file: &GgufFile) -> Result<u64> {
     let kind = file.str("tokenizer.ggml.model")?;
     if !["gpt2", "llama"].contains(&kind) {
         let error = Error::new(ErrorKind::Unsupported, "unknown tokenizer").at("tokenizer.ggml.model");

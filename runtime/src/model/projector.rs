@@ -8,8 +8,10 @@ use std::{
 };
 
 use super::hyper::Hyperparameters;
-use crate::{Error, ErrorKind, Result, gguf::GgufFile};
+use crate::{Error, ErrorKind, Result, gguf::GgufFile, image::ImageBudget};
 
+/// Pixels that the published Qwen3-VL processors keep, for projector files that name none.
+const PUBLISHED_PIXELS: (u64, u64) = (65_536, 16_777_216);
 /// Upper bound on blocks of a tower.
 const MAX_LAYERS: u32 = 512;
 
@@ -18,13 +20,28 @@ const MAX_LAYERS: u32 = 512;
 pub(crate) struct ProjectorInfo {
     /// Side of the square of pixels behind one token: patch size x merge size.
     pub(crate) factor: u32,
+    pub(crate) tower: TowerShape,
     /// Pixel limits of the processor that the model was trained with, where the file names them.
-    pub(crate) min_pixels: Option<u64>,
-    pub(crate) max_pixels: Option<u64>,
+    min_pixels: Option<u64>,
+    max_pixels: Option<u64>,
     /// Most tokens of a picture that the family's published processors make, where they count tokens.
-    pub(crate) published_tokens: Option<u64>,
+    published_tokens: Option<u64>,
     /// Boxes are in pixels of the resized picture, not in thousandths of its sides.
     pub(crate) has_absolute_boxes: bool,
+}
+
+impl ProjectorInfo {
+    /// The pixels of a picture by default: the projector file's numbers, else those of the published models.
+    pub(crate) fn default_budget(&self) -> ImageBudget {
+        let (published_min, published_max) = PUBLISHED_PIXELS;
+        let token_pixels = u64::from(self.factor).pow(2);
+        let published_max = self.published_tokens.map_or(published_max, |n_tokens| n_tokens * token_pixels);
+        ImageBudget {
+            factor: self.factor,
+            min_pixels: self.min_pixels.unwrap_or(published_min),
+            max_pixels: self.max_pixels.unwrap_or(published_max),
+        }
+    }
 }
 
 /// The projector beside `model`: `mmproj*.gguf` or `*mmproj*.gguf` in the same directory.
@@ -86,7 +103,7 @@ fn base_name(path: &Path) -> String {
 /// # Errors
 /// `InvalidFile`, `Unsupported` for what is no projector of the Qwen-VL family, `Mismatch` when it belongs to another
 /// model.
-pub(super) fn check(file: &GgufFile, hyper: &Hyperparameters) -> Result<ProjectorInfo> {
+pub(crate) fn check(file: &GgufFile, hyper: &Hyperparameters) -> Result<ProjectorInfo> {
     let architecture = file.opt_str("general.architecture")?.unwrap_or("none");
     if architecture != "clip" || file.opt_bool("clip.has_vision_encoder")? != Some(true) {
         let error = Error::new(ErrorKind::Unsupported, "not an image projector").got(format!("{architecture} file"));
@@ -121,6 +138,7 @@ pub(super) fn check(file: &GgufFile, hyper: &Hyperparameters) -> Result<Projecto
     }
     Ok(ProjectorInfo {
         factor: (tower.patch * tower.merge) as u32,
+        tower: TowerShape { n_embd: tower.n_embd, n_ff: tower.n_ff, patch: tower.patch, merge: tower.merge },
         min_pixels: file.opt_u32("clip.vision.image_min_pixels")?.map(u64::from),
         max_pixels: file.opt_u32("clip.vision.image_max_pixels")?.map(u64::from),
         // llama.cpp's limit too; attention without windows takes memory by the square.
@@ -196,6 +214,22 @@ impl Kind {
     /// llama.cpp counts the pixels of the largest picture in an `int`.
     fn max_patch(self) -> u32 {
         if self == Self::Qwen25 { 56 } else { 64 }
+    }
+}
+
+/// Sizes of the vision tower that decide about memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TowerShape {
+    pub(crate) n_embd: u64,
+    pub(crate) n_ff: u64,
+    pub(crate) patch: u64,
+    merge: u64,
+}
+
+impl TowerShape {
+    /// Pixels on a side of a token.
+    pub(crate) fn factor(&self) -> u32 {
+        (self.patch * self.merge) as u32
     }
 }
 

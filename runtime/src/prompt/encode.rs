@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{EncodedPrompt, ImageEmbedding, Part, Prompt, Role, Segment, guard::Guard};
 use crate::{
     Error, ErrorKind, Result,
+    cancel::CancelToken,
     image::{Image, ImageBudget},
     model::{Model, TokenId},
     template::{Content, ContentPart, TemplateMessage},
@@ -25,14 +26,19 @@ pub(crate) enum Piece<'a> {
 }
 
 /// See [`Model::encode`].
-pub(crate) fn encode(model: &Model, prompt: &Prompt, budget: Option<ImageBudget>) -> Result<EncodedPrompt> {
+pub(crate) fn encode(
+    model: &Model,
+    prompt: &Prompt,
+    budget: Option<ImageBudget>,
+    cancel: &CancelToken,
+) -> Result<EncodedPrompt> {
     let runs = prompt_runs(model, prompt)?;
     let pictures = images(prompt).map(|image| {
         let resized = match budget {
-            Some(budget) => &resize(image, &budget)?,
+            Some(budget) => &resize(image, &budget, cancel)?,
             None => image,
         };
-        model.encode_image(resized).map(Arc::new)
+        model.encode_image(resized, cancel).map(Arc::new)
     });
     interleave(runs, pictures)
 }
@@ -114,13 +120,13 @@ pub(crate) fn runs(model: &Model, messages: &[Outline<'_>]) -> Result<Vec<Vec<To
 }
 
 /// The picture at the size of `budget`, which is refused before the work when the encoder would not take it.
-pub(crate) fn resize(image: &Image, budget: &ImageBudget) -> Result<Image> {
+pub(crate) fn resize(image: &Image, budget: &ImageBudget, cancel: &CancelToken) -> Result<Image> {
     let n_tokens = budget.tokens_for(image.width(), image.height())?;
     if n_tokens > MAX_IMAGE_TOKENS {
         let error = Error::new(ErrorKind::Limit, "picture too large").got(format!("{n_tokens} tokens"));
         return Err(error.needed(format!("at most {MAX_IMAGE_TOKENS}")));
     }
-    image.resize_for(budget)
+    image.resize_until(budget, cancel)
 }
 
 impl Part {

@@ -6,7 +6,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::{QuantType, log::Piece};
 use crate::{
-    AtomicFile, CancelToken, Error, ErrorKind, Result, backend,
+    AtomicFile, Error, ErrorKind, Result, backend,
     gguf::{GgmlType, GgufFile, TensorInfo},
     model::{c_path, hyper::Hyperparameters},
 };
@@ -152,7 +152,7 @@ pub fn quantize_file(
         flow = progress(total, total);
     }
     if flow.is_break() {
-        return Err(CancelToken::error());
+        return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
     }
     Ok((file, plan))
 }

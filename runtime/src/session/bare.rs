@@ -36,7 +36,7 @@ impl BareLoop {
     /// # Errors
     /// `InvalidInput` for options out of range, `Backend`.
     pub fn new(model: &Model, options: &SessionOptions) -> Result<Self> {
-        options.check(model)?;
+        options.check_for(model.hyper())?;
         let n_threads = backend::resolve_threads(options.n_threads)?;
         let mut params = context_params(options, n_threads, wants_all_logits(model), &CancelToken::new());
         params.abort_callback = None;

@@ -32,7 +32,9 @@ use crate::{
     Error, ErrorKind, Result,
     adapter::Adapter,
     cancel::CancelToken,
+    image::ImageBudget,
     model::{Model, TokenId},
+    plan::{InferencePlan, InferenceRequest},
     prompt::{EncodedPrompt, ImageEmbedding, Segment},
     speculate::Drafter,
     timings::Timings,
@@ -47,6 +49,7 @@ pub struct Session {
     adapters: Vec<(Arc<Adapter>, f32)>,
     model: Model,
     options: SessionOptions,
+    image_budget: Option<ImageBudget>,
     sequences: Vec<Sequence>,
     batch: Batch,
     timings: Timings,
@@ -80,14 +83,31 @@ impl Session {
     /// Makes a session on `model`.
     ///
     /// # Errors
-    /// `InvalidInput` for options out of range, `Backend` when llama.cpp refuses, memory included.
+    /// `InvalidInput` for options out of range, `Limit` with the numbers when it does not fit its memory budget, `Backend`
+    /// when llama.cpp refuses, memory included.
     pub fn new(model: &Model, options: &SessionOptions) -> Result<Self> {
-        options.check(model)?;
+        options.check_for(model.hyper())?;
+        let mut image_budget = model.image_budget();
+        let options = &match options.memory_budget {
+            None => *options,
+            Some(budget) => {
+                let request = InferenceRequest { session: *options, ..InferenceRequest::default() };
+                let plan = InferencePlan::fit_model(model, &request, budget)?;
+                let max_pixels = |budget: ImageBudget| plan.max_pixels.clamp(budget.token_pixels(), budget.max_pixels);
+                image_budget = image_budget.map(|budget| ImageBudget {
+                    min_pixels: budget.min_pixels.min(max_pixels(budget)),
+                    max_pixels: max_pixels(budget),
+                    ..budget
+                });
+                plan.session
+            }
+        };
         Ok(Self {
             context: Context::new(model, options)?,
             adapters: Vec::new(),
             model: model.clone(),
             options: *options,
+            image_budget,
             sequences: vec![Sequence::default(); options.n_seq],
             batch: Batch::new(wants_all_logits(model)),
             timings: Timings::default(),
@@ -103,9 +123,15 @@ impl Session {
         &self.model
     }
 
-    /// The options it was made with.
+    /// The options it was made with, after they were fitted to their memory budget.
     pub fn options(&self) -> &SessionOptions {
         &self.options
+    }
+
+    /// The pixels of pictures that the memory budget allows; without one those of the model. `None` for a model that sees
+    /// none.
+    pub fn image_budget(&self) -> Option<ImageBudget> {
+        self.image_budget
     }
 
     /// What the session did so far.
@@ -418,9 +444,9 @@ impl Session {
 
     fn failed(&self, failure: DecodeFailure) -> Error {
         match failure {
-            DecodeFailure::Cancelled => CancelToken::error(),
+            DecodeFailure::Cancelled => self.context.cancel().error(),
             // The graph may also stop for a flag that was set before its first node.
-            _ if self.context.cancel().is_cancelled() => CancelToken::error(),
+            _ if self.context.cancel().is_cancelled() => self.context.cancel().error(),
             DecodeFailure::Full => Error::new(ErrorKind::Internal, "K/V cache is full before the context is"),
             DecodeFailure::Failed(status) => {
                 Error::new(ErrorKind::Backend, "llama.cpp cannot decode").got(format!("status {status}"))

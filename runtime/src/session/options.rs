@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Result, backend, model::Model};
+use crate::{Error, ErrorKind, Result, backend, model::hyper::Hyperparameters};
 
 /// Sequences that one llama.cpp context can hold.
 pub(super) const MAX_SEQUENCES: usize = 256;
@@ -51,6 +51,11 @@ pub struct SessionOptions {
     /// threads than idle cores the work crawls; for many answers of a small model, several sessions of one thread each
     /// are faster than one of several. The same number gives the same bits.
     pub n_threads: usize,
+    /// Most anonymous memory, in bytes, that model, projector and this session may take together by
+    /// [`crate::InferencePlan`]; default `None`: as much as it takes. Batch, precision, pictures and context are reduced to
+    /// meet it, see [`crate::InferencePlan::fit`]; [`crate::Session::options`] tells to what, and
+    /// [`crate::Session::image_budget`] what pictures may have.
+    pub memory_budget: Option<usize>,
 }
 
 impl Default for SessionOptions {
@@ -63,17 +68,18 @@ impl Default for SessionOptions {
             kv_type: KvType::F16,
             flash_attention: FlashAttention::Auto,
             n_threads: 0,
+            memory_budget: None,
         }
     }
 }
 
 impl SessionOptions {
     /// Checks the ranges, and what depends on `model`.
-    pub(super) fn check(&self, model: &Model) -> Result<()> {
+    pub(crate) fn check_for(&self, model: &Hyperparameters) -> Result<()> {
         let refused = |option: &str, got: usize, needed: String| {
             Err(Error::new(ErrorKind::InvalidInput, "bad session option").at(option).got(got).needed(needed))
         };
-        let n_ctx_train = model.info().n_ctx_train;
+        let n_ctx_train = model.n_ctx_train as usize;
         if !(1..=n_ctx_train).contains(&self.n_ctx) {
             return refused("n_ctx", self.n_ctx, format!("1 to {n_ctx_train}, the model's training length"));
         }
@@ -92,7 +98,7 @@ impl SessionOptions {
             return refused("n_ctx * n_seq", self.n_ctx, "fewer than 2^31 cells".to_owned());
         }
         if self.kv_type == KvType::Q8_0 {
-            let head_dim = model.hyper().head_dim as usize;
+            let head_dim = model.head_dim as usize;
             if self.flash_attention == FlashAttention::Off || !head_dim.is_multiple_of(32) {
                 return refused("kv_type Q8_0", head_dim, "flash attention and heads of a multiple of 32".to_owned());
             }

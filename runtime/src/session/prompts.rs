@@ -144,7 +144,7 @@ impl Session {
         let super::SessionOptions { n_ubatch, kv_type, flash_attention, n_threads, .. } = self.options;
         let n_threads = backend::resolve_threads(n_threads)?;
         let (version, processor) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
-        let (hash, kernels) = (self.model.content_hash()?, self.model.kernels());
+        let (hash, kernels) = (self.model.gguf().content_hash_until(self.context.cancel())?, self.model.kernels());
         let context =
             format!("{version} {processor} {hash} {kernels:?} {kv_type:?} {flash_attention:?} {n_ubatch} {n_threads} ");
         Ok(Sha256::new().chain_update(context).chain_update(prompt.digest()).finalize().into())

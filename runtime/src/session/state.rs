@@ -103,7 +103,7 @@ impl Session {
         for record in records.chunks_exact_mut(cell_bytes(&self.model)) {
             record.iter_mut().rev().take(4).for_each(|byte| *byte = 0);
         }
-        let model = self.model.content_hash()?.to_owned();
+        let model = self.model.gguf().content_hash_until(self.context.cancel())?.to_owned();
         let (kv_type, n_layer) = (self.options.kv_type, self.model.info().n_layer);
         let content = content.digest();
         Ok(SequenceState { model, kv_type, n_layer, n_tokens, content, adapters, activation, cells })
@@ -149,7 +149,7 @@ impl Session {
                 .got(got)
                 .needed(needed))
         };
-        let hash = self.model.content_hash()?;
+        let hash = self.model.gguf().content_hash_until(self.context.cancel())?;
         if state.model != hash {
             return refused("model", state.model.clone(), hash.to_owned());
         }

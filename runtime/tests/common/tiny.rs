@@ -19,9 +19,6 @@ pub const N_LAYER: u64 = 2;
 pub const SPECIAL: [&str; 6] =
     ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"];
 pub const N_VOCAB: u64 = 256 + SPECIAL.len() as u64;
-const N_VISION: u64 = 32;
-const N_VISION_LAYER: u64 = 2;
-const MERGED: u64 = 4 * N_VISION;
 
 /// A GGUF file before it is written: metadata, and tensors that get seeded random data.
 #[derive(Clone)]
@@ -171,8 +168,22 @@ fn vocabulary(draft: &mut Draft, control: &[&str]) {
     draft.set("tokenizer.ggml.eos_token_id", 258u32).set("tokenizer.ggml.add_bos_token", false);
 }
 
+/// Width, layers and largest picture of an image encoder.
+#[derive(Clone, Copy)]
+pub struct Tower {
+    pub width: u64,
+    pub n_layers: u64,
+    pub max_pixels: u64,
+}
+
 /// The projector that fits [`model`].
 pub fn mmproj() -> Draft {
+    mmproj_of(Tower { width: 32, n_layers: 2, max_pixels: 65_536 })
+}
+
+/// A projector that fits [`model`], of another size.
+pub fn mmproj_of(Tower { width, n_layers, max_pixels }: Tower) -> Draft {
+    let merged = 4 * width;
     let mut draft = Draft::new(2);
     draft.set("general.architecture", "clip").set("general.type", "mmproj");
     draft.set("clip.has_vision_encoder", true).set("clip.projector_type", "qwen3vl_merger");
@@ -181,42 +192,42 @@ pub fn mmproj() -> Draft {
         ("projection_dim", N_EMBD),
         ("image_size", 64),
         ("patch_size", 16),
-        ("embedding_length", N_VISION),
-        ("feed_forward_length", 64),
-        ("block_count", N_VISION_LAYER),
+        ("embedding_length", width),
+        ("feed_forward_length", 2 * width),
+        ("block_count", n_layers),
         ("attention.head_count", 2),
         ("spatial_merge_size", 2),
         ("image_min_pixels", 1024),
-        ("image_max_pixels", 65_536),
+        ("image_max_pixels", max_pixels),
     ] {
         draft.set(&format!("clip.vision.{key}"), value as u32);
     }
     draft.set("clip.vision.attention.layer_norm_epsilon", 1e-6f32);
     draft.set("clip.vision.image_mean", vec![0.5f32; 3]).set("clip.vision.image_std", vec![0.5f32; 3]);
-    draft.set("clip.vision.is_deepstack_layers", vec![true, false]);
-    let kernel = [16, 16, 3, N_VISION];
+    draft.set("clip.vision.is_deepstack_layers", (0..n_layers).map(|layer| layer == 0).collect::<Vec<_>>());
+    let kernel = [16, 16, 3, width];
     draft.tensor("v.patch_embd.weight", &kernel).tensor("v.patch_embd.weight.1", &kernel);
-    draft.tensor("v.patch_embd.bias", &[N_VISION]).tensor("v.position_embd.weight", &[N_VISION, 16]);
-    for layer in 0..N_VISION_LAYER {
+    draft.tensor("v.patch_embd.bias", &[width]).tensor("v.position_embd.weight", &[width, 16]);
+    for layer in 0..n_layers {
         for (part, n_in, n_out) in [
-            ("attn_qkv", N_VISION, 3 * N_VISION),
-            ("attn_out", N_VISION, N_VISION),
-            ("ffn_up", N_VISION, 64),
-            ("ffn_down", 64, N_VISION),
+            ("attn_qkv", width, 3 * width),
+            ("attn_out", width, width),
+            ("ffn_up", width, 2 * width),
+            ("ffn_down", 2 * width, width),
         ] {
             draft.linear(&format!("v.blk.{layer}.{part}"), n_in, n_out);
         }
         for norm in ["ln1", "ln2"] {
-            draft.tensor(&format!("v.blk.{layer}.{norm}.weight"), &[N_VISION]);
-            draft.tensor(&format!("v.blk.{layer}.{norm}.bias"), &[N_VISION]);
+            draft.tensor(&format!("v.blk.{layer}.{norm}.weight"), &[width]);
+            draft.tensor(&format!("v.blk.{layer}.{norm}.bias"), &[width]);
         }
     }
-    draft.tensor("v.post_ln.weight", &[N_VISION]).tensor("v.post_ln.bias", &[N_VISION]);
-    draft.tensor("v.deepstack.0.norm.weight", &[MERGED]).tensor("v.deepstack.0.norm.bias", &[MERGED]);
-    draft.linear("v.deepstack.0.fc1", MERGED, MERGED);
-    draft.linear("v.deepstack.0.fc2", MERGED, N_EMBD);
-    draft.linear("mm.0", MERGED, MERGED);
-    draft.linear("mm.2", MERGED, N_EMBD);
+    draft.tensor("v.post_ln.weight", &[width]).tensor("v.post_ln.bias", &[width]);
+    draft.tensor("v.deepstack.0.norm.weight", &[merged]).tensor("v.deepstack.0.norm.bias", &[merged]);
+    draft.linear("v.deepstack.0.fc1", merged, merged);
+    draft.linear("v.deepstack.0.fc2", merged, N_EMBD);
+    draft.linear("mm.0", merged, merged);
+    draft.linear("mm.2", merged, N_EMBD);
     draft
 }
 
@@ -235,8 +246,13 @@ pub fn adapter() -> Draft {
 
 /// [`model`] and [`mmproj`] loaded from a directory of their own.
 pub fn load() -> (Model, TempDir) {
+    load_with(&mmproj())
+}
+
+/// [`model`] and `mmproj` loaded from a directory of their own.
+pub fn load_with(mmproj: &Draft) -> (Model, TempDir) {
     let directory = tempfile::tempdir().expect("creates");
-    mmproj().write(&directory.path().join("mmproj-tiny.gguf"));
+    mmproj.write(&directory.path().join("mmproj-tiny.gguf"));
     let path = model().write(&directory.path().join("tiny.gguf"));
     let model = Model::load(path, &ModelOptions { n_threads: 1, ..ModelOptions::default() }).expect("loads");
     (model, directory)
