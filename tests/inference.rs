@@ -76,3 +76,37 @@ fn synthetic_models_see() {
     let report = json(&owlet(folder.path(), &run));
     assert!(report["timings"]["image_encode_ms"].as_f64().is_some_and(|value| value > 0.0), "{report}");
 }
+
+#[test]
+fn memory_is_planned_and_kept_to() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let synth = ["synth", "--family", "qwen3vl", "--type", "Q8_0", "--threads", "1", "-o", "m.gguf", "--mmproj-out"];
+    assert_eq!(owlet(folder.path(), &[&synth[..], &["mmproj.gguf"]].concat()).status.code(), Some(0));
+    image::RgbImage::new(900, 900).save(folder.path().join("a.png")).expect("a writable folder");
+
+    let plan =
+        ["plan", "--for", "run", "-m", "m.gguf", "--mmproj", "mmproj.gguf", "--max-prompt-tokens", "2000", "--json"];
+    let whole = json(&owlet(folder.path(), &plan));
+    let peak = whole["peak"].as_u64().expect("a number");
+    let parts = whole["parts"].as_array().expect("a list").iter().map(|part| part["bytes"].as_u64().expect("a number"));
+    assert_eq!(parts.sum::<u64>(), peak, "{whole}");
+    assert_eq!(whole["image_tokens"], 1024, "as many as the projector takes: {whole}");
+    let budget = (peak - (4 << 20)).to_string();
+    let fitted = json(&owlet(folder.path(), &[&plan[..], &["--memory-budget", &budget]].concat()));
+    assert!(fitted["peak"].as_u64().is_some_and(|bytes| bytes <= peak - (4 << 20)), "{fitted}");
+    let few = json(&owlet(folder.path(), &[&plan[..], &["--image-tokens", "300"]].concat()));
+    assert_eq!(few["image_tokens"], 300, "{few}");
+
+    let run =
+        ["run", "-m", "m.gguf", "--image", "a.png", "--max-tokens", "2", "--threads", "1", "--json", "--memory-budget"];
+    let tokens = |budget: &str| {
+        let output = owlet(folder.path(), &[&run[..], &[budget, "?"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{budget}: {}", told(&output));
+        json(&output)["timings"]["n_prompt_tokens"].as_u64().expect("a number")
+    };
+    assert!(tokens("1GiB") > 780, "28 x 28 tokens");
+    assert!(tokens("24MiB") < 780, "a smaller picture");
+    let refused = owlet(folder.path(), &[&run[..], &["6MiB", "?"]].concat());
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(told(&refused).contains("at least"), "{}", told(&refused));
+}

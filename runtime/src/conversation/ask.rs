@@ -105,7 +105,6 @@ impl Conversation {
         writer.check_room(prompt.n_tokens())?;
 
         let seq = self.seat.seq();
-        let before = *session.timings();
         let (beginning, rest) = prompt.split_at(self.n_reused(session, &prompt)?);
         session.cut_back(seq, &beginning);
         session.set_cancel(cancel.clone());

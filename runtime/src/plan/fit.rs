@@ -21,8 +21,8 @@ pub(super) fn fit(shape: &Shape, request: &InferenceRequest, budget: usize) -> R
         step(&mut left.session, &shape.hyper);
         plan = shape.plan(&left)?;
     }
-    while plan.peak_bytes() > budget && plan.image_tokens / 2 >= LEAST_IMAGE_TOKENS {
-        left.max_image_tokens = plan.image_tokens / 2;
+    while plan.peak_bytes() > budget && plan.image_tokens > LEAST_IMAGE_TOKENS {
+        left.max_image_tokens = (plan.image_tokens / 2).max(LEAST_IMAGE_TOKENS);
         plan = shape.plan(&left)?;
     }
     let least_ctx = request.least_ctx.clamp(1, request.session.n_ctx);

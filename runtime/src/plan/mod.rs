@@ -136,8 +136,8 @@ impl InferencePlan {
         Shape::of(model).plan(request)
     }
 
-    /// The plan nearest to `request` that takes at most `budget` bytes. Given up, in this order: half and three quarters of
-    /// the batch of prompts; the precision of keys and values, by a step where flash attention and heads allow it; pixels
+    /// The plan nearest to `request` that takes at most `budget` bytes. Given up, in this order: the batch of prompts, down
+    /// to a quarter; the precision of keys and values, as far as flash attention and the width of heads allow; the pixels
     /// of pictures by halves, down to 256 tokens; the context, down to `least_ctx`.
     ///
     /// # Errors
