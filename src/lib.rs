@@ -61,13 +61,13 @@ pub use owlet_adapters::{
 };
 pub use owlet_quant as quant;
 pub use owlet_runtime::{
-    Adapter, Alpha, AnswerOptions, AtomicFile, BareLoop, BoxCoordinates, BoxMap, CancelToken, Constraint, Deadline, DecodeOptions,
-    Device, DeviceChoice, DeviceKind, EncodedPrompt, Error, ErrorKind, FlashAttention, GenerateRequest, Generated,
-    IMAGE_MARK, Image, ImageBudget, ImageCache, ImageLimits, ImageOptions, ImagePlan, ImageWarning, InferencePart,
-    InferencePlan, InferenceRequest, KvType, Message, Model, ModelInfo, ModelOptions, NoGpu, Orientation, Part,
-    PixelFormat, Placement, Prompt, RawImage, Result, RngKey, Role, SamplerOptions, ScoreOptions, Scored, Session,
-    SessionOptions, Speculation, StopReason, TextDecoder, ThinkEvent, ThinkSplitter, Timings, TokenEvent, TokenId, conversation,
-    devices, generate, gguf, gpu_backends, peak_memory_bytes,
+    Adapter, Alpha, AnswerOptions, AtomicFile, BareLoop, BoxCoordinates, BoxMap, CancelToken, Constraint, Deadline,
+    DecodeOptions, Device, DeviceChoice, DeviceKind, EncodedPrompt, Error, ErrorKind, FlashAttention, GenerateRequest,
+    Generated, IMAGE_MARK, Image, ImageBudget, ImageCache, ImageLimits, ImageOptions, ImagePlan, ImageWarning,
+    InferencePart, InferencePlan, InferenceRequest, KvType, Message, Model, ModelInfo, ModelOptions, NoGpu,
+    Orientation, Part, PixelFormat, Placement, Prompt, RawImage, Result, RngKey, Role, SamplerOptions, ScoreOptions,
+    Scored, Session, SessionOptions, Speculation, StopReason, TextDecoder, ThinkEvent, ThinkSplitter, Timings,
+    TokenEvent, TokenId, conversation, devices, generate, gguf, gpu_backends, peak_memory_bytes,
     quantize::{QuantType, TensorChange},
     score, score_many, why_no_gpu,
 };
