@@ -8,6 +8,7 @@
 //! 4. A [`Session`] computes a prompt once and forks it; [`generate()`] samples answers, many at once, each token with its
 //!    log-probability. [`ThinkSplitter`] tells thinking from answer while they stream. A [`conversation`] is questions in
 //!    turn, which can be forked, saved and restored.
+//!    [`score_many`] tells how probable given answers are, [`vote`] makes one answer of several.
 //! 5. [`reward`] says how right an answer is, [`advantage`] how much better than its group, [`loss`] what that means for
 //!    the log-probability of every token.
 //! 6. [`lora`] holds what is learned, as the adapter that a session applies from then on. [`Trainer::step`] is all of 4
