@@ -68,7 +68,8 @@ pub use owlet_runtime::{
     InferencePart, InferencePlan, InferenceRequest, KvType, Message, Model, ModelInfo, ModelOptions, NoGpu,
     Orientation, Part, PixelFormat, Placement, Prompt, RawImage, Result, RngKey, Role, SamplerOptions, ScoreOptions,
     Scored, Session, SessionOptions, Speculation, StopReason, TextDecoder, ThinkEvent, ThinkSplitter, Timings,
-    TokenEvent, TokenId, conversation, devices, generate, gguf, gpu_backends, peak_memory_bytes,
+    TokenEvent, TokenId, ToolCall, ToolCalls, Tools, conversation, devices, generate, gguf, gpu_backends,
+    peak_memory_bytes,
     quantize::{QuantType, TensorChange},
     score, score_many, why_no_gpu,
 };

@@ -245,8 +245,9 @@ fn conversations_are_rendered_like_those_of_hugging_face() {
             let messages = case["messages"].as_array().expect("a list").iter().map(|message| Message {
                 role: golden::role(message["role"].as_str().expect("a role")),
                 parts: golden::parts(&message["content"], &mut std::iter::repeat_with(picture)),
+                calls: Vec::new(),
             });
-            let prompt = Prompt { messages: messages.collect() };
+            let prompt = Prompt { messages: messages.collect(), ..Prompt::default() };
             let encoded = reference.model.encode(&prompt).expect("encodes");
             let tokens = encoded.segments.iter().flat_map(|segment| match segment {
                 Segment::Tokens(tokens) => tokens.clone(),

@@ -46,6 +46,7 @@ mod template;
 mod text;
 mod think;
 mod timings;
+mod tools;
 mod vision;
 mod watch;
 
@@ -77,3 +78,4 @@ pub use template::ChatTemplate;
 pub use text::TextDecoder;
 pub use think::{ThinkEvent, ThinkSplitter};
 pub use timings::{Timings, peak_memory_bytes};
+pub use tools::{MalformedCall, ToolCall, ToolCalls, Tools};

@@ -1,9 +1,11 @@
 //! Chat templates: the Jinja program in a model file that turns messages into the text the model was trained on.
 
+mod json;
+
 use minijinja::{Environment, ErrorKind as JinjaErrorKind, Value, context};
 use serde::Serialize;
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, tools::ToolFormat};
 
 /// For files without a template: the format of Qwen and SmolLM.
 const CHATML: &str = "\
@@ -26,6 +28,23 @@ const NAME: &str = "chat";
 pub(crate) struct TemplateMessage {
     pub(crate) role: &'static str,
     pub(crate) content: Content,
+    /// Left out where there are none: templates ask whether a message has calls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tool_calls: Vec<TemplateCall>,
+}
+
+/// A call of a tool as templates see it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type", rename = "function")]
+pub(crate) struct TemplateCall {
+    pub(crate) function: TemplateFunction,
+}
+
+/// What is called.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct TemplateFunction {
+    pub(crate) name: String,
+    pub(crate) arguments: serde_json::Value,
 }
 
 /// The content of a message: many templates for text models only take a string.
@@ -67,6 +86,7 @@ impl ChatTemplate {
         environment.set_lstrip_blocks(true);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
+        environment.add_filter("tojson", json::to_json);
         // A file is not trusted: a template that loops for ever ends here. Real ones take a few thousand steps.
         environment.set_fuel(Some(10_000_000));
         environment.add_template_owned(NAME, source.clone()).map_err(|error| {
@@ -81,14 +101,31 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// How it teaches the model to call tools; `None` if it does not.
+    pub(crate) fn tool_format(&self) -> Option<ToolFormat> {
+        ToolFormat::of(&self.source)
+    }
+
     /// The text of `messages`; with `ask`, followed by what starts an answer.
     ///
     /// # Errors
-    /// `Unsupported` with the template's own complaint when it refuses the messages.
-    pub(crate) fn render(&self, messages: &[TemplateMessage], ask: bool) -> Result<String> {
+    /// `Unsupported` with the template's own complaint when it refuses the messages, or for `tools` that it would pass over.
+    pub(crate) fn render(
+        &self,
+        messages: &[TemplateMessage],
+        tools: &[serde_json::Value],
+        ask: bool,
+    ) -> Result<String> {
+        if !tools.is_empty() && self.tool_format().is_none() {
+            let error = Error::new(ErrorKind::Unsupported, "the chat template knows no tools");
+            return Err(error.got(format!("{} tools", tools.len())));
+        }
+        // As Hugging Face calls templates: without tools the variable is none, not missing.
+        let tools = (!tools.is_empty()).then(|| Value::from_serialize(tools));
         let template = self.environment.get_template(NAME).expect("added under this name in `new`");
         let values = context! {
             messages => Value::from_serialize(messages),
+            tools => tools,
             add_generation_prompt => ask,
             bos_token => self.bos,
             eos_token => self.eos,
@@ -109,7 +146,7 @@ mod tests {
     use super::*;
 
     fn message(role: &'static str, text: &str) -> TemplateMessage {
-        TemplateMessage { role, content: Content::Text(text.into()) }
+        TemplateMessage { role, content: Content::Text(text.into()), tool_calls: Vec::new() }
     }
 
     #[test]
@@ -117,8 +154,8 @@ mod tests {
         let template = ChatTemplate::new(None, None, None).expect("compiles");
         let parts = vec![ContentPart::Image, ContentPart::Text { text: "What?".into() }];
         let messages =
-            [message("system", "Be brief."), TemplateMessage { role: "user", content: Content::Parts(parts) }];
-        let text = template.render(&messages, true).expect("renders");
+            [message("system", "Be brief."), TemplateMessage { content: Content::Parts(parts), ..message("user", "") }];
+        let text = template.render(&messages, &[], true).expect("renders");
         let expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n\
             <|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n<|im_start|>assistant\n";
         assert_eq!(text, expected);
@@ -129,7 +166,8 @@ mod tests {
         let source = "{%- for m in messages[::-1] -%}{%- if m.content.startswith('a') -%}\
             {{- m.content.split('-')[-1].strip() + bos_token -}}{%- endif -%}{%- endfor -%}";
         let template = ChatTemplate::new(Some(source), Some("<s>"), None).expect("compiles");
-        let text = template.render(&[message("user", "a- 1 "), message("user", "b"), message("user", "a-2")], false);
+        let text =
+            template.render(&[message("user", "a- 1 "), message("user", "b"), message("user", "a-2")], &[], false);
         assert_eq!(text.expect("renders"), "2<s>1<s>");
     }
 
@@ -137,13 +175,13 @@ mod tests {
     fn refusals_and_bad_syntax_are_told() {
         let source = "{{ raise_exception('only user messages') }}";
         let template = ChatTemplate::new(Some(source), None, None).expect("compiles");
-        let error = template.render(&[message("system", "x")], true).expect_err("refused");
+        let error = template.render(&[message("system", "x")], &[], true).expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("only user messages"), "{error}");
         let error = ChatTemplate::new(Some("{% for"), None, None).expect_err("no Jinja");
         assert_eq!(error.kind(), ErrorKind::InvalidFile);
         let endless = "{% for a in range(100000) %}{% for b in range(100000) %}{{ b }}{% endfor %}{% endfor %}";
         let template = ChatTemplate::new(Some(endless), None, None).expect("compiles");
-        assert_eq!(template.render(&[], true).expect_err("out of fuel").kind(), ErrorKind::Unsupported);
+        assert_eq!(template.render(&[], &[], true).expect_err("out of fuel").kind(), ErrorKind::Unsupported);
     }
 }

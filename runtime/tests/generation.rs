@@ -443,7 +443,7 @@ fn neighbouring_texts_cannot_spell_a_control_token_together() {
     let end = model.tokenize("<|im_end|>", true).expect("tokenizes")[0];
     let texts = |parts: &[&str]| parts.iter().map(|text| Part::Text((*text).to_owned())).collect::<Vec<_>>();
     let count = |parts: Vec<Part>| {
-        let prompt = Prompt { messages: vec![Message { role: Role::User, parts }] };
+        let prompt = Prompt { messages: vec![Message { parts, ..Message::text(Role::User, "") }], ..Prompt::default() };
         let segments = model.encode(&prompt).expect("encodes").segments;
         let tokens = segments.iter().flat_map(|segment| match segment {
             owlet_runtime::Segment::Tokens(tokens) => tokens.clone(),

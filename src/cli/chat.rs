@@ -15,12 +15,13 @@ use std::{
 
 use clap::Args;
 use owlet::{
-    Adapter, AnswerOptions, AtomicFile, CancelToken, Error, ErrorKind, Image, ImageCache, Message, Model, Session,
+    Adapter, AtomicFile, CancelToken, Error, ErrorKind, Image, ImageCache, Message, Model, Role, Session,
     SessionOptions,
     conversation::{Conversation, ConversationOptions, OverflowPolicy, SavedConversation, TurnReport},
 };
 
 use super::{
+    answer::{AnswerArgs, explain_tools, say_outcome},
     failure::{Failure, Result, Teach},
     interrupt,
     model::{AdapterArg, ModelArgs, SamplingArgs},
@@ -41,7 +42,7 @@ const IMAGE_CACHE_BYTES: usize = 256 << 20;
 /// Ask a model question after question: a line of stdin each, the answers go to stdout, the thinking to stderr
 ///
 /// Lines that begin with a slash are commands: `/image FILE` shows a picture with the next question, `/adapter FILE[=SCALE]` adds
-/// an adapter and `/adapter none` takes all away, `/save FILE` writes the conversation, `/quit` ends it. At a terminal an error is
+/// an adapter and `/adapter none` takes all away, `/save FILE` writes the conversation, `/tool RESULT` answers a call of a tool, `/quit` ends it. At a terminal an error is
 /// told and the chat goes on; from a pipe it ends the chat.
 #[derive(Args, Debug)]
 pub(crate) struct ChatArgs {
@@ -62,6 +63,8 @@ pub(crate) struct ChatArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     speculation: SpeculationArgs,
+    #[command(flatten)]
+    answer: AnswerArgs,
     /// Stop an answer after this many tokens
     #[arg(long, default_value_t = 1024, value_name = "N")]
     max_tokens: usize,
@@ -128,11 +131,8 @@ impl ChatArgs {
         let overflow = if self.forget { OverflowPolicy::DropOldestTurns } else { OverflowPolicy::Refuse };
         conversation.set_options(ConversationOptions {
             system: self.system.clone().or_else(|| conversation.options().system.clone()),
-            answer: AnswerOptions {
-                sampler: self.sampling.options(),
-                max_new_tokens: self.max_tokens,
-                ..AnswerOptions::default()
-            },
+            tools: self.answer.tools()?.unwrap_or_else(|| conversation.options().tools.clone()),
+            answer: self.answer.options(&self.sampling, self.max_tokens, true)?,
             seed: self.sampling.seed,
             overflow,
             ..conversation.options().clone()
@@ -205,10 +205,11 @@ impl Chat<'_> {
             "/adapter" => self.change_adapters(argument)?,
             "/save" => self.conversation.save(Path::new(argument))?,
             _ if word.starts_with('/') => {
-                let known = "/image FILE, /adapter FILE[=SCALE], /save FILE or /quit";
+                let known = "/image FILE, /adapter FILE[=SCALE], /save FILE, /tool RESULT or /quit";
                 return Err(Failure::argument("no such command", word, known));
             }
-            _ => self.answer(line)?,
+            "/tool" => self.answer(Role::Tool, argument)?,
+            _ => self.answer(Role::User, line)?,
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -224,24 +225,36 @@ impl Chat<'_> {
         Ok(self.conversation.set_adapters(&adapters)?)
     }
 
-    fn answer(&mut self, question: &str) -> Result<()> {
+    /// Asks what a person said, or what a tool found.
+    fn answer(&mut self, role: Role, text: &str) -> Result<()> {
         let mut speaker = Speaker::new(self.output, false);
         let mut heard = Ok(());
         if let Some(plan) = self.pictures.plan(&self.model, &self.images, None, false, self.output)? {
             let image_budget = Some(plan.budget);
             self.conversation.set_options(ConversationOptions { image_budget, ..self.conversation.options().clone() });
         }
-        let question = Message::user(question, self.images.clone())?;
+        let question = match role {
+            Role::Tool => Message::text(role, text),
+            _ => Message::user(text, self.images.clone())?,
+        };
         let asked = self.conversation.ask(question, &self.cancel, &mut |event| {
             heard = speaker.hear(&event);
             if heard.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         let finished = speaker.finish();
-        let turn = asked
-            .hint(ErrorKind::Unsupported, "pictures need the model's image projector: name it by `--mmproj`")
-            .hint(ErrorKind::ContextOverflow, "`--forget` drops the oldest turns, `--context` makes room")?;
+        let has_tools = !self.conversation.options().tools.is_empty();
+        const NO_PROJECTOR: &str = "pictures need the model's image projector: name it by `--mmproj`";
+        let taught = match self.images.is_empty() {
+            true => explain_tools(asked, has_tools),
+            false => asked.hint(ErrorKind::Unsupported, NO_PROJECTOR),
+        };
+        let turn =
+            taught.hint(ErrorKind::ContextOverflow, "`--forget` drops the oldest turns, `--context` makes room")?;
         // Pictures of a question that failed wait for the next one.
-        mem::take(&mut self.images);
+        if role == Role::User {
+            mem::take(&mut self.images);
+        }
+        say_outcome(&turn.answer, &turn.calls, self.output);
         let TurnReport {
             n_prompt_tokens,
             n_computed_tokens,

@@ -9,6 +9,7 @@ use output::Output;
 
 mod adapt;
 mod adapter;
+mod answer;
 mod bench;
 mod chat;
 mod demo;

@@ -126,6 +126,18 @@ pub(crate) struct SamplingArgs {
     /// Only tokens at least this probable, relative to the likeliest
     #[arg(long, default_value_t = 0.0, value_name = "P")]
     min_p: f32,
+    /// Only tokens whose surprise is nearest to the expected one, of together this probability (locally typical sampling)
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    typical_p: f32,
+    /// Divides the logits of the last 64 tokens' repeats; 1 is off
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    repeat_penalty: f32,
+    /// Taken once from the logits of tokens among the last 64
+    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
+    presence_penalty: f32,
+    /// Taken from the logits of tokens as often as they are among the last 64
+    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
+    frequency_penalty: f32,
     /// The same seed gives the same tokens
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) seed: u64,
@@ -138,6 +150,10 @@ impl SamplingArgs {
             top_p: self.top_p,
             top_k: self.top_k,
             min_p: self.min_p,
+            typical_p: self.typical_p,
+            repeat_penalty: self.repeat_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
             ..SamplerOptions::default()
         }
     }

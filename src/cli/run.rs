@@ -9,12 +9,13 @@ use std::{
 
 use clap::Args;
 use owlet::{
-    AnswerOptions, EncodedPrompt, GenerateRequest, IMAGE_MARK, Image, InferencePlan, Model, Prompt, RngKey, Session,
-    SessionOptions, StopReason, ThinkEvent, Timings, generate, peak_memory_bytes, reward::parse_box,
+    EncodedPrompt, GenerateRequest, IMAGE_MARK, Image, InferencePlan, Model, Prompt, RngKey, Session, SessionOptions,
+    StopReason, ThinkEvent, Timings, ToolCalls, generate, peak_memory_bytes, reward::parse_box,
 };
 use serde::Serialize;
 
 use super::{
+    answer::{AnswerArgs, explain_tools, say_outcome},
     draw::draw_box,
     failure::{Failure, Result},
     interrupt, memory,
@@ -45,6 +46,8 @@ pub(crate) struct RunArgs {
     system: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    answer: AnswerArgs,
     #[command(flatten)]
     voting: VotingArgs,
     #[command(flatten)]
@@ -88,6 +91,15 @@ struct Report {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
     stop: &'static str,
+    /// With `--tools`: the calls in the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<ToolCalls>,
+    /// Places of the tokens that closed the thinking at its budget: the first, and the one behind the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forced_tokens: Option<[usize; 2]>,
+    /// With `--json-schema` or `--grammar`: whether the answer is complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meets_constraint: Option<bool>,
     /// With `--samples`: how they voted.
     #[serde(skip_serializing_if = "Option::is_none")]
     vote: Option<VoteReport>,
@@ -120,6 +132,8 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     args.voting.check(&args.sampling)?;
     let cancel = interrupt::cancel_on_signal()?;
     let cancel = args.time_limit.map_or(cancel.clone(), |limit| cancel.or_after(limit));
+    let options = args.answer.options(&args.sampling, args.max_tokens, false)?;
+    let tools = args.answer.tools()?;
     let start = Instant::now();
     let images = args.images.iter().map(|path| args.pictures.open(path, &cancel)).collect::<Result<Vec<_>>>()?;
     let image_decode_ms = start.elapsed().as_secs_f64() * 1e3;
@@ -144,8 +158,11 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     if let Some(system) = &args.system {
         question = question.with_system(system);
     }
+    let has_tools = tools.is_some();
+    question.tools = tools.unwrap_or_default();
     let start = Instant::now();
-    let prompt = model.encode_until(&question, plan.as_ref().map(|plan| plan.budget), &cancel)?;
+    let encoded = model.encode_until(&question, plan.as_ref().map(|plan| plan.budget), &cancel);
+    let prompt = explain_tools(encoded, has_tools)?;
     let mut session = open_session(&model, &prompt, fitted.as_ref(), args)?;
     session.set_adapters(&args.adapters.iter().map(|adapter| adapter.load(&model)).collect::<Result<Vec<_>>>()?)?;
 
@@ -155,8 +172,6 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     let n = args.voting.samples;
     let request =
         GenerateRequest { prompt: &prompt, n, rng_key: RngKey { seed: args.sampling.seed, ..RngKey::default() } };
-    let options =
-        AnswerOptions { sampler: args.sampling.options(), max_new_tokens: args.max_tokens, ..AnswerOptions::default() };
     let answers = generate(&mut session, &[request], &options, &cancel, &mut |event| {
         // Nobody knows the winner before the vote.
         if n == 1 {
@@ -172,6 +187,8 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
         heard = said.iter().try_for_each(|event| speaker.hear(event));
     }
     heard.and(speaker.finish())?;
+    let calls = if has_tools { model.tool_calls(&answer.text) } else { ToolCalls::default() };
+    say_outcome(&answer, &calls, output);
 
     let found = match (parse_box(&answer.text), &first_picture, &plan) {
         (Some(corners), Some(picture), Some(plan)) => Some(model.box_map(picture, plan.budget)?.to_pixels(corners)),
@@ -196,6 +213,9 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
             box_pixels: found,
             warnings,
             stop,
+            tool_calls: has_tools.then_some(calls),
+            forced_tokens: (!answer.forced.is_empty()).then_some([answer.forced.start, answer.forced.end]),
+            meets_constraint: answer.meets_constraint,
             vote,
             timings,
         });

@@ -1,7 +1,7 @@
 //! Where a constrained answer begins: behind the thinking and the tags, which the grammar knows nothing of.
 //!
-//! At the door the model may write the answer's first token or open a tag, as its tokenizer spells the tag. Tokens that fit
-//! both leave it open until they fit one only. Behind a tag come up to [`MAX_BLANKS`] tokens of blank space, which models
+//! At the door the model may begin the answer or a tag, in any tokens: that which completes the tag of thinking may have more
+//! of it. Tokens that fit both leave it open until they fit one only. Behind a tag come up to [`MAX_BLANKS`] tokens of blank space, which models
 //! are used to write there; they belong to no one.
 
 use super::{constraint::Constraint, grammar::GrammarText};
@@ -13,13 +13,14 @@ use crate::{
 /// Tokens of blank space between a tag and the answer.
 const MAX_BLANKS: usize = 2;
 
+const THINKING_TAGS: [&str; 2] = ["<think>", "<thinking>"];
+const ANSWER_TAG: &str = "<answer>";
+
 /// What all answers under a constraint begin with.
 #[derive(Clone, Debug)]
 pub(super) struct Entrance {
     model: Model,
     start: GrammarText,
-    thinking_tags: [Vec<TokenId>; 2],
-    answer_tag: Vec<TokenId>,
 }
 
 impl Entrance {
@@ -33,9 +34,19 @@ impl Entrance {
             let error = Error::new(ErrorKind::Unsupported, "the constraint leaves no answer");
             return Err(error.got("no token of the model that begins one"));
         }
-        let tokens = |tag| model.tokenize(tag, true);
-        let thinking_tags = [tokens("<think>")?, tokens("<thinking>")?];
-        Ok(Self { model: model.clone(), start, thinking_tags, answer_tag: tokens("<answer>")? })
+        Ok(Self { model: model.clone(), start })
+    }
+
+    /// The answer that begins with `text`, if one does.
+    fn begin(&self, text: &str) -> Result<Option<GrammarText>> {
+        let mut begun = self.start.clone();
+        for token in self.model.grammar_tokens().spell(text) {
+            if !begun.allows(token) {
+                return Ok(None);
+            }
+            begun.push(token)?;
+        }
+        Ok(Some(begun))
     }
 
     /// Before an answer, which the model may think about first if it `may_think`. An answer that begins in its thoughts gets to
@@ -61,8 +72,8 @@ enum Place {
     /// Nothing is decided.
     Door {
         /// Tags that begin with what was written here.
-        tags: Vec<Vec<TokenId>>,
-        /// Tokens written here.
+        tags: Vec<&'static str>,
+        /// Bytes written here.
         n_written: usize,
         /// The answer that begins with them, if one does.
         text: Option<GrammarText>,
@@ -75,17 +86,29 @@ enum Place {
 
 impl Gate {
     fn door(&self, n_blanks: usize) -> Place {
-        let mut tags = vec![self.entrance.answer_tag.clone()];
+        let mut tags = vec![ANSWER_TAG];
         if self.may_think {
-            tags.extend(self.entrance.thinking_tags.iter().cloned());
+            tags.extend(THINKING_TAGS);
         }
         Place::Door { tags, n_written: 0, text: Some(self.entrance.start.clone()), n_blanks }
     }
 
-    /// The thinking ended, and begins again only if it `may`.
-    pub(super) fn reopen(&mut self, may_think: bool) {
+    /// The thinking ended, and begins again only if it `may_think`. `held` is what the token of the tag had behind it, if a tag
+    /// may begin with it.
+    ///
+    /// # Errors
+    /// As [`GrammarText::push`].
+    pub(super) fn reopen(&mut self, may_think: bool, held: &str) -> Result<()> {
         self.may_think = may_think;
         self.place = self.door(MAX_BLANKS);
+        if let Place::Door { tags, n_written, text, .. } = &mut self.place
+            && !held.is_empty()
+        {
+            tags.retain(|tag| tag.starts_with(held));
+            *n_written = held.len();
+            *text = self.entrance.begin(held)?;
+        }
+        Ok(())
     }
 
     /// Whether `token` may come next, outside of thoughts.
@@ -93,7 +116,8 @@ impl Gate {
         match &self.place {
             Place::Inside(text) => text.allows(token),
             Place::Door { tags, n_written, text, n_blanks } => {
-                tags.iter().any(|tag| tag.get(*n_written) == Some(&token))
+                let bytes = self.entrance.model.grammar_tokens().bytes(token);
+                tags.iter().any(|tag| continues(tag, *n_written, bytes))
                     || text.as_ref().is_some_and(|text| text.allows(token))
                     || (*n_blanks > 0 && *n_written == 0 && self.entrance.model.grammar_tokens().is_blank(token))
             }
@@ -114,19 +138,20 @@ impl Gate {
             Place::Door { tags, n_written, text, n_blanks } => (tags, n_written, text, n_blanks),
         };
         let fits = text.as_ref().is_some_and(|text| text.allows(token));
-        let is_of_tag = |tag: &Vec<TokenId>| tag.get(*n_written) == Some(&token);
+        let bytes = self.entrance.model.grammar_tokens().bytes(token);
+        let is_of_tag = |tag: &&'static str| continues(tag, *n_written, bytes);
         if !fits && !tags.iter().any(is_of_tag) {
             // Only blank space fits neither.
             *n_blanks = n_blanks.saturating_sub(1);
             return Ok(false);
         }
         tags.retain(is_of_tag);
-        *n_written += 1;
+        *n_written += bytes.len();
         match text {
             Some(begun) if fits => begun.push(token)?,
             _ => *text = None,
         }
-        if tags.iter().any(|tag| tag.len() == *n_written) {
+        if tags.iter().any(|tag| tag.len() <= *n_written) {
             // Behind `<answer>` come no more tags; of thinking the end is what counts, see `reopen`.
             let text = Some(self.entrance.start.clone());
             self.place = Place::Door { tags: Vec::new(), n_written: 0, text, n_blanks: MAX_BLANKS };
@@ -146,13 +171,7 @@ impl Gate {
     /// # Errors
     /// As [`GrammarText::push`].
     pub(super) fn push_text(&mut self, text: &str) -> Result<bool> {
-        let mut begun = self.entrance.start.clone();
-        for token in self.entrance.model.grammar_tokens().spell(text) {
-            if !begun.allows(token) {
-                return Ok(false);
-            }
-            begun.push(token)?;
-        }
+        let Some(begun) = self.entrance.begin(text)? else { return Ok(false) };
         self.place = Place::Inside(begun);
         Ok(true)
     }
@@ -164,4 +183,11 @@ impl Gate {
             Place::Door { text, .. } => text.as_ref().is_some_and(GrammarText::is_complete),
         }
     }
+}
+
+/// Whether `bytes` of a token continue `tag`, of which `n_written` bytes were written.
+fn continues(tag: &str, n_written: usize, bytes: &[u8]) -> bool {
+    let rest = &tag.as_bytes()[n_written..];
+    let may_go_on = THINKING_TAGS.contains(&tag);
+    !bytes.is_empty() && (rest.starts_with(bytes) || (may_go_on && bytes.starts_with(rest)))
 }

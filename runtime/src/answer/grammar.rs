@@ -53,6 +53,11 @@ impl GrammarTokens {
         Self { tokens: Arc::new(ApproximateTokEnv::new(trie)), blanks }
     }
 
+    /// What `token` says; nothing for one that is no text.
+    pub(super) fn bytes(&self, token: TokenId) -> &[u8] {
+        u32::try_from(token).map_or(&[], |token| self.tokens.tok_trie().token(token))
+    }
+
     /// Tokens that spell `text`.
     pub(super) fn spell(&self, text: &str) -> Vec<TokenId> {
         self.tokens.tok_trie().greedy_tokenize(text.as_bytes()).into_iter().map(|token| token as TokenId).collect()

@@ -146,7 +146,8 @@ impl Writer {
         }
         let Some(gate) = gate.as_mut().filter(|_| !speech.is_thinking()) else { return Ok((said, true)) };
         if was_thinking || is_forced {
-            gate.reopen(draft.forced.is_empty() && self.options.thinking_budget != Some(0));
+            let may_think = draft.forced.is_empty() && self.options.thinking_budget != Some(0);
+            gate.reopen(may_think, speech.held())?;
             if let Some(ThinkEvent::Answer(text)) = said.last() {
                 // The token of the tag had more.
                 let fits = gate.push_text(text)?;

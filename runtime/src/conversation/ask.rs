@@ -9,11 +9,12 @@ use crate::{
     cancel::CancelToken,
     generate::RngKey,
     model::{Model, TokenId},
-    prompt::{EncodedPrompt, Message, Outline, Part, Piece, Role, Segment, interleave, runs},
+    prompt::{Chat, EncodedPrompt, Message, Outline, Part, Piece, Role, Segment, interleave, runs},
     session::Session,
     speculate,
     think::ThinkEvent,
     timings::{peak_memory_bytes, rate},
+    tools::ToolCalls,
 };
 
 /// A question answered.
@@ -21,6 +22,9 @@ use crate::{
 pub struct Turn {
     /// The answer.
     pub answer: Generated,
+    /// The calls in it, if [`super::ConversationOptions::tools`] are given. Their results are asked as messages of
+    /// [`Role::Tool`].
+    pub calls: ToolCalls,
     /// What it cost.
     pub report: TurnReport,
 }
@@ -145,12 +149,22 @@ impl Conversation {
             peak_memory_bytes: peak_memory_bytes(),
         };
         self.messages.drain(..plan.n_dropped);
-        self.messages.extend([question, ChatMessage { role: Role::Assistant, parts: vec![ChatPart::Text(text)] }]);
+        let calls = self.calls(&model, &answer.text);
+        let reply = reply(text, &answer.text, &calls);
+        self.messages.extend([question, reply]);
         self.held = prompt;
         // The last token was picked and not decoded.
         answer.tokens[..answer.tokens.len() - 1].iter().for_each(|&token| self.held.push_token(token));
         self.n_turns += 1;
-        Ok(Turn { answer, report })
+        Ok(Turn { answer, calls, report })
+    }
+
+    /// The calls in `answer`.
+    fn calls(&self, model: &Model, answer: &str) -> ToolCalls {
+        if self.options.tools.is_empty() {
+            return ToolCalls { text: answer.to_owned(), ..ToolCalls::default() };
+        }
+        model.tool_calls(answer)
     }
 
     /// What has to be forgotten for `question` to fit, and the tokens of all that is left.
@@ -164,10 +178,10 @@ impl Conversation {
         loop {
             let kept = &self.messages[n_dropped..];
             let system = self.options.system.as_deref();
-            let system = system.map(|text| Outline { role: Role::System, pieces: vec![Piece::Text(text)] });
+            let system = system.map(|text| Outline { role: Role::System, pieces: vec![Piece::Text(text)], calls: &[] });
             let messages = kept.iter().map(ChatMessage::outline).chain([question.outline()]);
-            let outlines: Vec<_> = system.into_iter().chain(messages).collect();
-            let runs = runs(model, &outlines)?;
+            let messages = system.into_iter().chain(messages).collect();
+            let runs = runs(model, &Chat { messages, tools: &self.options.tools })?;
             let pictures = kept.iter().flat_map(ChatMessage::pictures);
             let n_of_pictures: usize = pictures.map(|picture| picture.n_tokens).sum::<usize>() + n_of_question;
             let n_tokens = runs.iter().map(Vec::len).sum::<usize>() + n_of_pictures;
@@ -198,7 +212,7 @@ impl Conversation {
                 }
             });
         }
-        Ok(ChatMessage { role: question.role, parts })
+        Ok(ChatMessage { role: question.role, parts, calls: question.calls })
     }
 
     /// Places at the beginning of `prompt` that the sequence holds as they would be computed now. One at least is left, for
@@ -217,6 +231,19 @@ impl Conversation {
             None => Ok(n_common),
         }
     }
+}
+
+/// The message of an answer, whose whole text with its thinking is `text`. Templates write calls themselves, so they stand
+/// apart, unless one of them cannot be read: what the model wrote is then kept as it is.
+fn reply(mut text: String, answer: &str, calls: &ToolCalls) -> ChatMessage {
+    // From the first call on.
+    let rest = answer.strip_prefix(&calls.text).unwrap_or_default();
+    let is_apart = !calls.calls.is_empty() && calls.malformed.is_empty() && text.ends_with(rest);
+    if is_apart {
+        text.truncate(text.len() - rest.len());
+    }
+    let calls = if is_apart { calls.calls.clone() } else { Vec::new() };
+    ChatMessage { role: Role::Assistant, parts: vec![ChatPart::Text(text)], calls }
 }
 
 /// A complete answer.

@@ -17,6 +17,7 @@ use crate::{
     model::{Model, TokenId},
     prompt::{EncodedPrompt, ImageEmbedding, Role, Segment},
     session::{AdapterUse, KvType, SequenceState, Session},
+    tools::ToolCall,
 };
 
 /// First bytes of every version.
@@ -46,6 +47,8 @@ struct Header {
 struct Message {
     role: Role,
     parts: Vec<Part>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    calls: Vec<ToolCall>,
 }
 
 /// Pictures are told by their place in [`Header::pictures`].
@@ -139,7 +142,8 @@ impl Album {
             ChatPart::Text(text) => Part::Text(text.clone()),
             ChatPart::Picture(picture) => Part::Picture(self.number(picture)),
         };
-        Message { role: message.role, parts: message.parts.iter().map(part).collect() }
+        let parts = message.parts.iter().map(part).collect();
+        Message { role: message.role, parts, calls: message.calls.clone() }
     }
 
     fn segment(&mut self, segment: &Segment) -> Piece {
@@ -256,8 +260,8 @@ impl SavedConversation {
             Part::Text(text) => Ok(ChatPart::Text(text)),
             Part::Picture(index) => picture(&index).map(ChatPart::Picture),
         };
-        let message = |Message { role, parts }: Message| {
-            Ok(ChatMessage { role, parts: parts.into_iter().map(part).collect::<Result<_>>()? })
+        let message = |Message { role, parts, calls }: Message| {
+            Ok(ChatMessage { role, parts: parts.into_iter().map(part).collect::<Result<_>>()?, calls })
         };
         let segment = |piece: Piece| match piece {
             Piece::Tokens(tokens) => Ok(Segment::Tokens(tokens)),

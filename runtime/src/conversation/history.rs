@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::prompt::{ImageEmbedding, Outline, Piece, Role};
+use crate::{
+    prompt::{ImageEmbedding, Outline, Piece, Role},
+    tools::ToolCall,
+};
 
 /// What one side said.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,6 +14,8 @@ pub struct ChatMessage {
     pub role: Role,
     /// What was said, in order. Answers are one text, with their thinking and its tags.
     pub parts: Vec<ChatPart>,
+    /// Tools that the model called behind that.
+    pub calls: Vec<ToolCall>,
 }
 
 /// A piece of a message.
@@ -24,7 +29,7 @@ pub enum ChatPart {
 
 impl ChatMessage {
     pub(super) fn outline(&self) -> Outline<'_> {
-        Outline { role: self.role, pieces: self.parts.iter().map(ChatPart::piece).collect() }
+        Outline { role: self.role, pieces: self.parts.iter().map(ChatPart::piece).collect(), calls: &self.calls }
     }
 
     pub(super) fn pictures(&self) -> impl Iterator<Item = &Arc<ImageEmbedding>> {

@@ -34,6 +34,7 @@ use crate::{
     image_cache::ImageCache,
     prompt::{EncodedPrompt, Message, Role},
     session::{AdapterUse, Session},
+    tools::Tools,
 };
 
 /// Room of the picture cache that a conversation begins with.
@@ -45,6 +46,8 @@ const IMAGE_CACHE_BYTES: usize = 256 << 20;
 pub struct ConversationOptions {
     /// Instructions before the first question; default none.
     pub system: Option<String>,
+    /// What the model may call; default none.
+    pub tools: Tools,
     /// How answers are written.
     #[serde(flatten)]
     pub answer: AnswerOptions,
@@ -64,6 +67,7 @@ impl Default for ConversationOptions {
     fn default() -> Self {
         Self {
             system: None,
+            tools: Tools::default(),
             answer: AnswerOptions::default(),
             answer_room: 256,
             overflow: OverflowPolicy::default(),

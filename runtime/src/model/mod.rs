@@ -33,6 +33,7 @@ use crate::{
     prompt::{EncodedPrompt, ImageEmbedding, Prompt},
     queue::Queue,
     template::ChatTemplate,
+    tools::ToolCalls,
     vision::Projector,
 };
 
@@ -178,6 +179,13 @@ impl Model {
         &self.0.template
     }
 
+    /// The calls of tools in `answer`, as the chat template teaches the model to write them; all of it is text for a template
+    /// that knows no tools. Ask only where [`Prompt::tools`] were given: of some models a call is no more than JSON.
+    pub fn tool_calls(&self, answer: &str) -> ToolCalls {
+        let plain = || ToolCalls { text: answer.to_owned(), ..ToolCalls::default() };
+        self.template().tool_format().map_or_else(plain, |format| format.parse(answer))
+    }
+
     /// Splits `text` into tokens, without adding any. With `parse_special`, spellings of control tokens (`<|im_end|>`)
     /// become those tokens: never do that with text from outside.
     ///
@@ -214,7 +222,7 @@ impl Model {
     }
 
     /// Tokens that generation never picks, ascending: marks of pictures and videos, control tokens that neither end an
-    /// answer nor spell a thinking tag, and rows of the vocabulary that stand for nothing.
+    /// answer nor spell a tag of thinking or of a call, and rows of the vocabulary that stand for nothing.
     pub fn never_sampled(&self) -> &[TokenId] {
         self.0.vocab.never_sampled()
     }

@@ -2,7 +2,7 @@
 
 use llama_cpp_sys_2 as sys;
 
-use crate::{Error, ErrorKind, Result, gguf::GgufFile, think::is_thinking_tag};
+use crate::{Error, ErrorKind, Result, gguf::GgufFile, think::is_thinking_tag, tools::is_call_tag};
 
 /// A token's number in the vocabulary.
 pub type TokenId = i32;
@@ -21,7 +21,7 @@ pub(super) struct Vocabulary {
     /// Spellings of control tokens: what text from outside must not be able to produce.
     control: Vec<String>,
     never_sampled: Vec<TokenId>,
-    /// Control tokens that spell thinking tags: they are told as text, like everywhere else.
+    /// Control tokens that spell tags of thinking or of calls: they are told as text, like everywhere else.
     tags: Vec<TokenId>,
     image_pad: Option<TokenId>,
     bos: Option<String>,
@@ -50,7 +50,7 @@ impl Vocabulary {
         let is_end = |id: usize| unsafe { sys::llama_vocab_is_eog(raw, id as TokenId) };
         let mut never_sampled: Vec<_> = (0..types.len()).filter(|&id| types[id] == UNUSED).collect();
         never_sampled.extend(VISION_MARKS.iter().filter_map(|mark| id_of(mark)));
-        let is_tag = |&id: &usize| is_thinking_tag(&tokens[id]);
+        let is_tag = |&id: &usize| is_thinking_tag(&tokens[id]) || is_call_tag(&tokens[id]);
         let tags = (0..tokens.len()).filter(is_control).filter(is_tag).map(|id| id as TokenId).collect();
         never_sampled.extend((0..tokens.len()).filter(is_control).filter(|id| !is_end(*id) && !is_tag(id)));
         never_sampled.sort_unstable();
@@ -122,7 +122,7 @@ impl Vocabulary {
         Ok(ids)
     }
 
-    /// Appends the bytes of `token`; control tokens have none, thinking tags apart.
+    /// Appends the bytes of `token`; control tokens have none, tags of thinking and of calls apart.
     pub(super) fn append_bytes(&self, token: TokenId, bytes: &mut Vec<u8>) {
         if !self.contains(token) {
             return;

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::{EncodedPrompt, ImageEmbedding, Part, Prompt, Role, Segment, guard::Guard};
 use crate::{
     Error, ErrorKind, Result,
     cancel::CancelToken,
     image::{Image, ImageBudget},
     model::{Model, TokenId},
-    template::{Content, ContentPart, TemplateMessage},
+    template::{Content, ContentPart, TemplateCall, TemplateFunction, TemplateMessage},
+    tools::{ToolCall, Tools},
     vision::MAX_IMAGE_TOKENS,
 };
 
@@ -16,6 +19,13 @@ use crate::{
 pub(crate) struct Outline<'a> {
     pub(crate) role: Role,
     pub(crate) pieces: Vec<Piece<'a>>,
+    pub(crate) calls: &'a [ToolCall],
+}
+
+/// A conversation as chat templates need it.
+pub(crate) struct Chat<'a> {
+    pub(crate) messages: Vec<Outline<'a>>,
+    pub(crate) tools: &'a Tools,
 }
 
 /// A piece of a message.
@@ -64,9 +74,10 @@ pub(crate) fn interleave(
 
 /// See [`Model::generation_prompt`].
 pub(crate) fn generation_prompt(model: &Model) -> Result<Vec<TokenId>> {
-    let message = TemplateMessage { role: Role::User.name(), content: Content::Text("?".to_owned()) };
+    let message =
+        TemplateMessage { role: Role::User.name(), content: Content::Text("?".to_owned()), tool_calls: Vec::new() };
     let tokens = |ask| {
-        let rendered = model.template().render(std::slice::from_ref(&message), ask)?;
+        let rendered = model.template().render(std::slice::from_ref(&message), &[], ask)?;
         model.tokenize(&rendered, true)
     };
     let (told, asked) = (tokens(false)?, tokens(true)?);
@@ -97,12 +108,13 @@ fn images(prompt: &Prompt) -> impl Iterator<Item = &Image> {
 }
 
 fn prompt_runs(model: &Model, prompt: &Prompt) -> Result<Vec<Vec<TokenId>>> {
-    let outlines: Vec<_> = prompt.messages.iter().map(super::Message::outline).collect();
-    runs(model, &outlines)
+    let messages = prompt.messages.iter().map(super::Message::outline).collect();
+    runs(model, &Chat { messages, tools: &prompt.tools })
 }
 
-/// The tokens between the pictures of `messages`, followed by what opens an answer: one run more than there are pictures.
-pub(crate) fn runs(model: &Model, messages: &[Outline<'_>]) -> Result<Vec<Vec<TokenId>>> {
+/// The tokens between the pictures of `chat`, followed by what opens an answer: one run more than there are pictures.
+pub(crate) fn runs(model: &Model, chat: &Chat<'_>) -> Result<Vec<Vec<TokenId>>> {
+    let Chat { messages, tools } = chat;
     if messages.is_empty() {
         return Err(Error::new(ErrorKind::InvalidInput, "empty prompt").needed("at least one message"));
     }
@@ -112,9 +124,16 @@ pub(crate) fn runs(model: &Model, messages: &[Outline<'_>]) -> Result<Vec<Vec<To
         let error = Error::new(ErrorKind::Unsupported, "model sees no pictures").at(model.path().display());
         return Err(error.got(format!("{n_images} pictures")).needed("an image projector (mmproj)"));
     }
-    let guard = Guard::new(model.control_tokens(), pieces().filter_map(Piece::as_text));
+    let mut texts: Vec<_> = pieces().filter_map(Piece::as_text).collect();
+    for call in messages.iter().flat_map(|message| message.calls) {
+        texts.push(&call.name);
+        collect_texts(&call.arguments, &mut texts);
+    }
+    tools.definitions().iter().for_each(|definition| collect_texts(definition, &mut texts));
+    let guard = Guard::new(model.control_tokens(), texts.iter().copied());
     let messages: Vec<_> = messages.iter().map(|message| template_message(message, &guard)).collect();
-    let rendered = model.template().render(&messages, true)?;
+    let tools: Vec<_> = tools.definitions().iter().map(|definition| disarmed(definition, &guard)).collect();
+    let rendered = model.template().render(&messages, &tools, true)?;
     let tokens = guard.tokenize(&rendered, |text, special| model.tokenize(text, special))?;
     split_at_images(tokens, model.image_pad(), n_images)
 }
@@ -147,7 +166,7 @@ impl Part {
 
 impl super::Message {
     pub(crate) fn outline(&self) -> Outline<'_> {
-        Outline { role: self.role, pieces: self.parts.iter().map(Part::piece).collect() }
+        Outline { role: self.role, pieces: self.parts.iter().map(Part::piece).collect(), calls: &self.calls }
     }
 }
 
@@ -168,7 +187,38 @@ fn template_message(message: &Outline<'_>, guard: &Guard) -> TemplateMessage {
     } else {
         Content::Parts(template_parts(&message.pieces, guard))
     };
-    TemplateMessage { role, content }
+    let call = |ToolCall { name, arguments }: &ToolCall| {
+        let function = TemplateFunction { name: guard.disarm(name), arguments: disarmed(arguments, guard) };
+        TemplateCall { function }
+    };
+    TemplateMessage { role, content, tool_calls: message.calls.iter().map(call).collect() }
+}
+
+/// Appends all texts in `value` to `texts`, keys as well.
+fn collect_texts<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => texts.push(text),
+        Value::Array(values) => values.iter().for_each(|value| collect_texts(value, texts)),
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                texts.push(key);
+                collect_texts(value, texts);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// `value` with marks for control spellings in its texts.
+fn disarmed(value: &Value, guard: &Guard) -> Value {
+    match value {
+        Value::String(text) => Value::String(guard.disarm(text)),
+        Value::Array(values) => values.iter().map(|value| disarmed(value, guard)).collect(),
+        Value::Object(fields) => {
+            fields.iter().map(|(key, value)| (guard.disarm(key), disarmed(value, guard))).collect()
+        }
+        other => other.clone(),
+    }
 }
 
 /// Texts that follow each other become one before they are disarmed: templates write them without anything between, and

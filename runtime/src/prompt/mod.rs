@@ -10,8 +10,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::encode::{Outline, Piece, encode, generation_prompt, interleave, outline, resize, runs};
-use crate::{Error, ErrorKind, Result, image::Image, model::TokenId};
+pub(crate) use self::encode::{Chat, Outline, Piece, encode, generation_prompt, interleave, outline, resize, runs};
+use crate::{
+    Error, ErrorKind, Result,
+    image::Image,
+    model::TokenId,
+    tools::{ToolCall, Tools},
+};
 
 /// Where a picture goes in a text, as the data sets of OpenVLThinker spell it.
 pub const IMAGE_MARK: &str = "<image>";
@@ -58,12 +63,14 @@ pub struct Message {
     pub role: Role,
     /// What was said, in order.
     pub parts: Vec<Part>,
+    /// Tools that the model called behind that.
+    pub calls: Vec<ToolCall>,
 }
 
 impl Message {
     /// A message of text.
     pub fn text(role: Role, text: impl Into<String>) -> Self {
-        Self { role, parts: vec![Part::Text(text.into())] }
+        Self { role, parts: vec![Part::Text(text.into())], calls: Vec::new() }
     }
 
     /// What a person says with pictures. Every [`IMAGE_MARK`] in `text` is replaced by the next picture; without any mark the
@@ -94,7 +101,7 @@ impl Message {
                 .got(format!("{n_marks} marks"))
                 .needed(format!("{}, one for each picture", images.len())));
         }
-        Ok(Self { role: Role::User, parts })
+        Ok(Self { role: Role::User, parts, calls: Vec::new() })
     }
 }
 
@@ -103,6 +110,8 @@ impl Message {
 pub struct Prompt {
     /// The messages, oldest first.
     pub messages: Vec<Message>,
+    /// What the model may call.
+    pub tools: Tools,
 }
 
 impl Prompt {
@@ -111,7 +120,7 @@ impl Prompt {
     /// # Errors
     /// As [`Message::user`].
     pub fn user(text: &str, images: Vec<Image>) -> Result<Self> {
-        Ok(Self { messages: vec![Message::user(text, images)?] })
+        Ok(Self { messages: vec![Message::user(text, images)?], tools: Tools::default() })
     }
 
     /// The same conversation after the instructions `text`.

@@ -5,6 +5,7 @@ mod budget;
 mod common;
 mod grammar;
 mod stops;
+mod tools;
 mod valid;
 
 use std::ops::ControlFlow;

@@ -59,8 +59,9 @@ impl Case {
         let messages = messages.iter().map(|message| Message {
             role: role(message["role"].as_str().expect("a role")),
             parts: parts(&message["content"], &mut images),
+            calls: Vec::new(),
         });
-        Some(Prompt { messages: messages.collect() })
+        Some(Prompt { messages: messages.collect(), ..Prompt::default() })
     }
 
     pub fn text(&self) -> &str {

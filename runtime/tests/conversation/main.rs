@@ -77,7 +77,7 @@ fn said(turn: &Turn) -> (&[i32], &[f32]) {
 
 /// The answer of a fresh session to the whole history, of which the last message is the question.
 fn from_scratch(model: &Model, messages: &[Message], turn: u64, adapters: &[(Arc<Adapter>, f32)]) -> Generated {
-    let prompt = Prompt { messages: messages.to_vec() }.with_system(SYSTEM);
+    let prompt = Prompt { messages: messages.to_vec(), ..Prompt::default() }.with_system(SYSTEM);
     let prompt = model.encode(&prompt).expect("encodes");
     let request = GenerateRequest { prompt: &prompt, n: 1, rng_key: RngKey { seed: 7, step: 0, prompt: turn } };
     let mut session = session(model);

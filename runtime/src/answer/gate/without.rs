@@ -27,7 +27,7 @@ impl Entrance {
 }
 
 impl Gate {
-    pub(super) fn reopen(&mut self, _: bool) {
+    pub(super) fn reopen(&mut self, _: bool, _: &str) -> Result<()> {
         match *self {}
     }
 

@@ -1,0 +1,98 @@
+//! Budgets, schemas and stop strings from outside, over the embedded model, which thinks before it answers.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use owlet_models::{MMPROJ_GGUF, MODEL_GGUF, Split, TaskKind, compose_prompt, sample};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The embedded model, a picture, and the question about it.
+fn workshop() -> (TempDir, String) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::write(folder.path().join("model.gguf"), MODEL_GGUF).expect("a writable folder");
+    fs::write(folder.path().join("mmproj.gguf"), MMPROJ_GGUF).expect("a writable folder");
+    let sample = sample(1, Split::HeldOut, TaskKind::SpatialReasoning, 0);
+    sample.image.save(folder.path().join("a.png")).expect("a writable folder");
+    (folder, compose_prompt(&sample.problem, &sample.options))
+}
+
+fn run(folder: &Path, question: &str, arguments: &[&str], input: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_owlet"));
+    command.args(["run", "-m", "model.gguf", "-i", "a.png", "--threads", "1"]).args(arguments);
+    let mut child = command
+        .arg(question)
+        .current_dir(folder)
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("cargo built the command");
+    // A run that was refused does not read.
+    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+    child.wait_with_output().expect("it ends")
+}
+
+fn report(output: &Output) -> Value {
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("stdout is JSON")
+}
+
+fn text<'a>(report: &'a Value, key: &str) -> &'a str {
+    report[key].as_str().unwrap_or_else(|| panic!("no {key}: {report}"))
+}
+
+#[test]
+fn thinking_is_free_until_its_budget_and_the_answer_is_of_its_schema() {
+    let (folder, question) = workshop();
+    let free = report(&run(folder.path(), &question, &["--json"], ""));
+    assert!(!text(&free, "thinking").is_empty() && !text(&free, "answer").is_empty(), "{free}");
+    assert!(free["forced_tokens"].is_null() && free["meets_constraint"].is_null(), "{free}");
+
+    let output = run(folder.path(), &question, &["--json", "--thinking-budget", "2"], "");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("thinking was closed"), "{output:?}");
+    let closed = report(&output);
+    assert!(text(&closed, "thinking").len() < text(&free, "thinking").len(), "{closed}");
+    assert!(text(&free, "thinking").starts_with(text(&closed, "thinking")), "{closed}");
+    assert!(!text(&closed, "answer").is_empty() && closed["forced_tokens"].is_array(), "{closed}");
+
+    let schema = r#"{ "type": "object", "properties": { "answer": { "enum": ["A", "B", "C", "D"] } },
+        "required": ["answer"], "additionalProperties": false }"#;
+    let shaped = report(&run(folder.path(), &question, &["--json", "--json-schema", "-"], schema));
+    assert_eq!(shaped["meets_constraint"], Value::Bool(true), "{shaped}");
+    let answer: Value = serde_json::from_str(text(&shaped, "answer")).expect("JSON");
+    assert!(["A", "B", "C", "D"].contains(&answer["answer"].as_str().expect("a letter")), "{answer}");
+
+    let stop = &text(&free, "answer")[..1];
+    let stopped = report(&run(folder.path(), &question, &["--json", "--stop", stop], ""));
+    assert_eq!((text(&stopped, "answer"), text(&stopped, "stop")), ("", "stop_string"));
+    assert_eq!(stopped["thinking"], free["thinking"], "stop strings are of the answer");
+}
+
+#[test]
+fn bad_constraints_and_tools_are_refused_with_what_is_wrong() {
+    let (folder, _) = workshop();
+    fs::write(folder.path().join("tools.json"), r#"[{ "name": "look" }]"#).expect("a writable folder");
+    for (arguments, input, told) in [
+        (&["--json-schema", "gone.json"][..], "", "gone.json"),
+        (&["--json-schema", "-"], "{", "not a JSON schema"),
+        (&["--json-schema", "-"], r#"{ "type": "strin" }"#, "strin"),
+        (&["--grammar", "-"], "start: other", "other"),
+        (&["--grammar", "-", "--json-schema", "-"], "", "cannot be used with"),
+        (&["--tools", "-"], "{}", "not a list of tools"),
+        (&["--tools", "tools.json"], "", "knows no tools"),
+        (&["--stop", ""], "", "empty stop string"),
+        (&["--thinking-budget", "5", "--max-tokens", "3"], "", "too few tokens"),
+        (&["--typical-p", "0"], "", "typical_p"),
+    ] {
+        let output = run(folder.path(), "What is this?", arguments, input);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(told), "{arguments:?}: {stderr}");
+    }
+}
