@@ -65,6 +65,7 @@ fn thinking_is_free_until_its_budget_and_the_answer_is_of_its_schema() {
         "required": ["answer"], "additionalProperties": false }"#;
     let shaped = report(&run(folder.path(), &question, &["--json", "--json-schema", "-"], schema));
     assert_eq!(shaped["meets_constraint"], Value::Bool(true), "{shaped}");
+    assert_eq!(shaped["thinking"], free["thinking"], "a schema is of the answer");
     let answer: Value = serde_json::from_str(text(&shaped, "answer")).expect("JSON");
     assert!(["A", "B", "C", "D"].contains(&answer["answer"].as_str().expect("a letter")), "{answer}");
 
