@@ -7,7 +7,7 @@
 mod options;
 
 pub use self::options::SamplerOptions;
-use crate::{Error, ErrorKind, Result, model::TokenId, rng::Rng};
+use crate::{Error, ErrorKind, Result, exponential::exp, model::TokenId, rng::Rng};
 
 /// A picked token.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,7 +25,9 @@ pub struct Sampler {
     /// Per token of the vocabulary, whether it may not be picked.
     is_banned: Vec<bool>,
     /// exp((logit - max) / temperature) of the whole vocabulary, 0 for banned tokens.
-    weights: Vec<f64>,
+    weights: Vec<f32>,
+    /// Their sum.
+    total: f64,
     /// ln of the sum of exp(logit / temperature) over the tokens that are not banned, for `weights`.
     normalizer: f64,
     /// Tokens in question with their logits, most probable first. Only used with filters.
@@ -52,7 +54,15 @@ impl Sampler {
             return Err(Error::new(ErrorKind::InvalidInput, "every token is banned"));
         }
         let (weights, candidates, candidate_weights) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { options: options.clone(), is_banned, weights, normalizer: 0.0, candidates, candidate_weights })
+        Ok(Self {
+            options: options.clone(),
+            is_banned,
+            weights,
+            total: 0.0,
+            normalizer: 0.0,
+            candidates,
+            candidate_weights,
+        })
     }
 
     /// Picks a token by `logits`, one for each token of the vocabulary. `answer` is what was picked before; `rng` is
@@ -61,14 +71,17 @@ impl Sampler {
     /// # Errors
     /// `Backend` when the logits are not numbers, `InvalidInput` when their number is wrong.
     pub fn sample(&mut self, logits: &[f32], answer: &[TokenId], rng: &mut Rng) -> Result<Sampled> {
-        self.weigh(logits)?;
-        let token = if self.options.temperature != 0.0 && self.options.is_plain() {
-            // The most probable token has the weight 1.
-            draw(&self.weights, rng).unwrap_or(0) as TokenId
-        } else {
+        let max = self.weigh(logits)?;
+        let token = match (self.options.is_plain(), self.options.temperature == 0.0) {
+            // The first of equals, as `most_probable` picks.
+            (true, true) => logits.iter().zip(&self.is_banned).position(|(&logit, &banned)| !banned && logit == max),
+            (true, false) => draw(&self.weights, self.total, rng),
+            (false, _) => None,
+        };
+        let token = token.map(|index| index as TokenId).unwrap_or_else(|| {
             self.collect(logits, answer, &|_| true);
             self.pick(rng)
-        };
+        });
         Ok(Sampled { token, logprob: self.logprob_of(logits[token as usize]) })
     }
 
@@ -155,8 +168,8 @@ impl Sampler {
         (f64::from(logit) / self.temperature() - self.normalizer) as f32
     }
 
-    /// Fills `weights` and sets `normalizer`.
-    fn weigh(&mut self, logits: &[f32]) -> Result<()> {
+    /// Fills `weights`, sets `normalizer`, and returns the largest logit of a token that is not banned.
+    fn weigh(&mut self, logits: &[f32]) -> Result<f32> {
         if logits.len() != self.is_banned.len() {
             let error = Error::new(ErrorKind::InvalidInput, "wrong number of logits").got(logits.len());
             return Err(error.needed(self.is_banned.len()));
@@ -164,13 +177,14 @@ impl Sampler {
         let temperature = self.temperature();
         let tokens = || logits.iter().zip(&self.is_banned);
         let max = tokens().filter(|(_, banned)| !**banned).map(|(&logit, _)| logit).fold(f32::NEG_INFINITY, f32::max);
-        let weight = |logit: f32| (f64::from(logit - max) / temperature).exp();
+        let weight = |logit: f32| exp((logit - max) / temperature as f32);
         self.weights.clear();
         self.weights.extend(tokens().map(|(&logit, &banned)| if banned { 0.0 } else { weight(logit) }));
-        self.normalizer = f64::from(max) / temperature + self.weights.iter().sum::<f64>().ln();
+        self.total = sum(&self.weights);
+        self.normalizer = f64::from(max) / temperature + self.total.ln();
         // One NaN makes the sum NaN; an infinite maximum makes the differences NaN.
         if self.normalizer.is_finite() {
-            return Ok(());
+            return Ok(max);
         }
         Err(Error::new(ErrorKind::Backend, "model gives no probabilities").got("logits that are not finite"))
     }
@@ -236,7 +250,8 @@ impl Sampler {
             let least = self.candidate_weights[0] * f64::from(min_p);
             n = n.min(self.candidate_weights.partition_point(|&weight| weight >= least));
         }
-        let index = draw(&self.candidate_weights[..n.max(1)], rng).unwrap_or(0);
+        let weights = &self.candidate_weights[..n.max(1)];
+        let index = draw(weights, weights.iter().sum(), rng).unwrap_or(0);
         self.candidates[index].0
     }
 
@@ -272,17 +287,29 @@ fn n_reaching(weights: impl Iterator<Item = f64>, enough: f64) -> usize {
     n
 }
 
-/// An index drawn in proportion to `weights`; `None` when all are 0.
-fn draw(weights: &[f64], rng: &mut Rng) -> Option<usize> {
-    let mut left = rng.uniform() * weights.iter().sum::<f64>();
+/// The sum of many weights, in several at a time: one after the other would wait for each.
+fn sum(weights: &[f32]) -> f64 {
+    let (whole, rest) = weights.as_chunks::<8>();
+    let mut sums = [0.0; 8];
+    for chunk in whole {
+        for (sum, &weight) in sums.iter_mut().zip(chunk) {
+            *sum += f64::from(weight);
+        }
+    }
+    sums.iter().sum::<f64>() + rest.iter().map(|&weight| f64::from(weight)).sum::<f64>()
+}
+
+/// An index drawn in proportion to `weights`, whose sum is `total`; `None` when all are 0.
+fn draw<W: Copy + Into<f64>>(weights: &[W], total: f64, rng: &mut Rng) -> Option<usize> {
+    let mut left = rng.uniform() * total;
     for (index, &weight) in weights.iter().enumerate() {
-        left -= weight;
+        left -= weight.into();
         if left < 0.0 {
             return Some(index);
         }
     }
     // Rounding ate the last sliver: it belongs to the last one that has any weight.
-    weights.iter().rposition(|&weight| weight > 0.0)
+    weights.iter().rposition(|&weight| weight.into() > 0.0)
 }
 
 #[cfg(test)]
