@@ -26,9 +26,8 @@ demo: setup ## Quantize, ask, adapt and ask again, on the embedded model; the re
 test: setup ## Run every test
 	$(cargo) test --workspace --locked --no-fail-fast
 
-test-heavy: setup ## Run the tests that take minutes as well: recovery of the embedded model from 2 bits, thousands of damaged files
-	$(cargo) test --locked --test recovery -- --ignored
-	$(cargo) test --locked -p owlet-runtime --test bad_files -- --ignored
+test-heavy: setup ## Run the tests that take a minute: recovery of the embedded model from 2 bits, thousands of damaged files
+	$(cargo) test --workspace --locked --test recovery --test bad_files -- --ignored
 
 lint: setup ## Check formatting, clippy, the documentation and the shell scripts
 	$(cargo) fmt --all --check

@@ -17,7 +17,7 @@ fn draw(folder: &Path, split: Split, count: u64) -> Dataset {
 }
 
 #[test]
-#[ignore = "minutes: `make test-heavy` runs it"]
+#[ignore = "half a minute: `make test-heavy` runs it"]
 fn the_embedded_model_in_2_bits_recovers_on_questions_that_it_did_not_see() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = |name: &str| folder.path().join(name);
