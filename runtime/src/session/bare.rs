@@ -1,21 +1,13 @@
 //! llama.cpp's decode call in a loop and nothing else: what [`crate::generate()`] is measured against.
 
 use std::{
-    ptr::{self, NonNull},
-    slice,
+    ops::Range,
     time::{Duration, Instant},
 };
 
-use llama_cpp_sys_2 as sys;
-
-use super::{
-    SessionOptions,
-    context::{context_params, pool_params},
-    wants_all_logits,
-};
+use super::{SessionOptions, batch::Batch, context::Context, wants_all_logits};
 use crate::{
-    Error, ErrorKind, Result, backend,
-    cancel::CancelToken,
+    Error, ErrorKind, Result,
     model::{Model, TokenId},
 };
 
@@ -24,8 +16,8 @@ use crate::{
 /// It looks for the largest logit of every sequence, as the plainest program would, and goes on with tokens that are given,
 /// so that it decodes what another loop had picked. No adapters, no pictures, no log-probabilities, no cancelling.
 pub struct BareLoop {
-    raw: NonNull<sys::llama_context>,
-    threads: NonNull<sys::ggml_threadpool>,
+    context: Context,
+    batch: Batch,
     options: SessionOptions,
     model: Model,
 }
@@ -37,26 +29,10 @@ impl BareLoop {
     /// `InvalidInput` for options out of range, `Backend`.
     pub fn new(model: &Model, options: &SessionOptions) -> Result<Self> {
         options.check_for(model.hyper())?;
-        let n_threads = backend::resolve_threads(options.n_threads)?;
-        let mut params = context_params(options, n_threads, wants_all_logits(model), &CancelToken::new());
-        params.abort_callback = None;
-        params.abort_callback_data = ptr::null_mut();
-        let unchanged = model.keep_adapters();
-        let raw = backend::explain("cannot make a context", || {
-            // SAFETY: the model is alive and outlives the context (`self` owns both).
-            NonNull::new(unsafe { sys::llama_init_from_model(model.raw().as_ptr(), params) })
-        })?;
-        drop(unchanged);
-        let mut pool = pool_params(n_threads);
-        // SAFETY: the parameters are the library's own defaults.
-        let Some(threads) = NonNull::new(unsafe { sys::ggml_threadpool_new(&raw mut pool) }) else {
-            // SAFETY: made above, freed once.
-            unsafe { sys::llama_free(raw.as_ptr()) };
-            return Err(Error::new(ErrorKind::Backend, "cannot start threads").got(n_threads));
-        };
-        // SAFETY: both are alive; `drop` frees the context before the pool.
-        unsafe { sys::llama_attach_threadpool(raw.as_ptr(), threads.as_ptr(), threads.as_ptr()) };
-        Ok(Self { raw, threads, options: *options, model: model.clone() })
+        let mut context = Context::new(model, options)?;
+        context.ignore_cancel();
+        let batch = Batch::new(wants_all_logits(model));
+        Ok(Self { context, batch, options: *options, model: model.clone() })
     }
 
     /// Computes `prompt`, copies it to as many sequences as there are `answers`, and decodes these side by side, a token of
@@ -68,28 +44,24 @@ impl BareLoop {
     /// sequences; `ContextOverflow`, `Backend`.
     pub fn run(&mut self, prompt: &[TokenId], answers: &[Vec<TokenId>]) -> Result<Duration> {
         let n_steps = self.check(prompt, answers)?;
-        // SAFETY: the context is alive.
-        unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.raw.as_ptr()), false) };
+        (0..self.options.n_seq).for_each(|sequence| self.context.truncate(sequence, 0));
         let n_batch = self.options.n_ubatch;
         let mut position = 0;
         for piece in prompt.chunks(n_batch) {
             let is_last = position as usize + piece.len() == prompt.len();
+            let end = piece.len();
             let entries = piece.iter().zip(position..).map(|(&token, position)| (token, position, 0));
-            self.decode(entries, is_last)?;
+            self.decode(entries, &if is_last { end - 1..end } else { end..end })?;
             position += piece.len() as i32;
         }
         let start = Instant::now();
         for sequence in 1..answers.len() {
-            // SAFETY: the context is alive and has that many sequences, which are different; whole ones are copied.
-            unsafe {
-                let memory = sys::llama_get_memory(self.raw.as_ptr());
-                sys::llama_memory_seq_cp(memory, 0, sequence as i32, -1, -1);
-            }
+            self.context.copy(0, sequence);
         }
         for step in 0..n_steps {
             let at = position + step as i32;
-            let entries = answers.iter().enumerate().map(|(sequence, answer)| (answer[step], at, sequence as i32));
-            self.decode(entries, true)?;
+            let entries = answers.iter().enumerate().map(|(sequence, answer)| (answer[step], at, sequence));
+            self.decode(entries, &(0..answers.len()))?;
         }
         Ok(start.elapsed())
     }
@@ -116,57 +88,22 @@ impl BareLoop {
         Ok(n_tokens - 1)
     }
 
-    /// Runs `entries` of token, position and sequence; where they are looked at, each sequence's largest logit is looked for.
-    fn decode(&mut self, entries: impl Iterator<Item = (TokenId, i32, i32)>, look: bool) -> Result<()> {
-        let (mut tokens, mut positions, mut sequences) = (Vec::new(), Vec::new(), Vec::new());
-        for (token, position, sequence) in entries {
-            tokens.push(token);
-            positions.push(position);
-            sequences.push(sequence);
+    /// Runs `entries` of token, position and sequence, and looks for the largest logit of those whose places are in `looks_at`.
+    fn decode(&mut self, entries: impl Iterator<Item = (TokenId, i32, usize)>, looks_at: &Range<usize>) -> Result<()> {
+        self.batch.clear();
+        for (index, (token, position, sequence)) in entries.enumerate() {
+            self.batch.push_token(token, position, sequence, looks_at.contains(&index));
         }
-        let n_tokens = tokens.len();
-        let is_one_sequence = sequences.iter().all(|&sequence| sequence == 0);
-        let mut n_sequences = vec![1; n_tokens];
-        let mut pointers: Vec<*mut i32> = sequences.iter_mut().map(ptr::from_mut).collect();
-        // The last entry of each sequence: of a prompt the last one, of a step every one.
-        let is_looked_at = |index: usize| look && (!is_one_sequence || index + 1 == n_tokens);
-        let all = wants_all_logits(&self.model);
-        let mut wants_logits: Vec<i8> = (0..n_tokens).map(|index| (all || is_looked_at(index)).into()).collect();
-        let batch = sys::llama_batch {
-            n_tokens: n_tokens as i32,
-            token: tokens.as_mut_ptr(),
-            embd: ptr::null_mut(),
-            pos: positions.as_mut_ptr(),
-            n_seq_id: n_sequences.as_mut_ptr(),
-            seq_id: pointers.as_mut_ptr(),
-            logits: wants_logits.as_mut_ptr(),
-        };
-        let unchanged = self.model.keep_adapters();
-        // SAFETY: the arrays have `n_tokens` entries and outlive the call; tokens, sequences and the room of the context were
-        // checked, and a batch is no longer than the context takes.
-        let status = unsafe { sys::llama_decode(self.raw.as_ptr(), batch) };
-        drop(unchanged);
-        if status != 0 {
-            return Err(Error::new(ErrorKind::Backend, "llama.cpp cannot decode").got(status));
+        // SAFETY: the arrays are the batch's own; tokens, sequences and the room of the context were checked, and a batch is no
+        // longer than the context takes.
+        if unsafe { self.context.decode(self.batch.of_tokens()) }.is_err() {
+            return Err(Error::new(ErrorKind::Backend, "llama.cpp cannot decode"));
         }
-        for index in (0..n_tokens).filter(|&index| is_looked_at(index)) {
-            // SAFETY: the call checks the index and answers NULL to a wrong one.
-            let row = NonNull::new(unsafe { sys::llama_get_logits_ith(self.raw.as_ptr(), index as i32) });
-            let row = row.ok_or_else(|| Error::new(ErrorKind::Backend, "llama.cpp gave no logits"))?;
-            // SAFETY: a row has one float for each token of the vocabulary and lives until the next decode call.
-            let logits = unsafe { slice::from_raw_parts(row.as_ptr(), self.model.info().n_vocab) };
+        for index in looks_at.clone() {
+            let logits = self.context.logits(index);
+            let logits = logits.ok_or_else(|| Error::new(ErrorKind::Backend, "llama.cpp gave no logits"))?;
             std::hint::black_box(logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)));
         }
         Ok(())
-    }
-}
-
-impl Drop for BareLoop {
-    fn drop(&mut self) {
-        // SAFETY: both were made in `new` and are freed once, the context first since it refers to the pool.
-        unsafe {
-            sys::llama_free(self.raw.as_ptr());
-            sys::ggml_threadpool_free(self.threads.as_ptr());
-        }
     }
 }

@@ -67,6 +67,12 @@ impl Context {
         self.cancel = cancel;
     }
 
+    /// Lets calls run to their end whatever is cancelled, without the callback's look at every node.
+    pub(super) fn ignore_cancel(&mut self) {
+        // SAFETY: the context is alive; without a callback there is no data to be kept.
+        unsafe { sys::llama_set_abort_callback(self.raw.as_ptr(), None, std::ptr::null_mut()) };
+    }
+
     pub(super) fn cancel(&self) -> &CancelToken {
         &self.cancel
     }
@@ -165,12 +171,12 @@ impl Drop for Context {
     }
 }
 
-pub(super) fn pool_params(n_threads: usize) -> sys::ggml_threadpool_params {
+fn pool_params(n_threads: usize) -> sys::ggml_threadpool_params {
     // SAFETY: plain data.
     unsafe { sys::ggml_threadpool_params_default(n_threads as i32) }
 }
 
-pub(super) fn context_params(
+fn context_params(
     options: &SessionOptions,
     n_threads: usize,
     all_logits: bool,
