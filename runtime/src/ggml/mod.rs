@@ -20,6 +20,7 @@ mod fused;
 mod graph;
 mod ops;
 mod product;
+mod rope;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -30,5 +31,6 @@ pub use attention::{AttentionGradients, Branches};
 pub use backend::Backend;
 pub use fused::SwigluGradients;
 pub use graph::{Graph, Tensor};
-pub use ops::{MAX_PRODUCTS, Packed, Rope, RopeMode};
+pub use ops::{MAX_PRODUCTS, Packed};
+pub use rope::{Rope, RopeMode};
 pub use stored::{Arena, Shape, Stored};
