@@ -15,8 +15,7 @@ use std::{
 
 use clap::Args;
 use owlet::{
-    Adapter, AtomicFile, CancelToken, Error, ErrorKind, Image, ImageCache, Message, Model, Role, Session,
-    SessionOptions,
+    Adapter, AtomicFile, CancelToken, Error, ErrorKind, Image, ImageCache, Message, Model, Role, SessionOptions,
     conversation::{Conversation, ConversationOptions, OverflowPolicy, SavedConversation, TurnReport},
 };
 
@@ -28,6 +27,7 @@ use super::{
     output::{Output, talk},
     pictures::PictureArgs,
     plan::parse_bytes,
+    question::QuestionArgs,
     speaker::Speaker,
     speculate::{self, SpeculationArgs},
 };
@@ -48,17 +48,8 @@ const IMAGE_CACHE_BYTES: usize = 256 << 20;
 pub(crate) struct ChatArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// An adapter to apply, with a scale or at full strength; may be repeated
-    #[arg(long = "adapter", value_name = "FILE[=SCALE]")]
-    adapters: Vec<AdapterArg>,
-    /// A picture for the first question; may be repeated. `<image>` in a question marks where each goes
-    #[arg(long = "image", short, value_name = "FILE")]
-    images: Vec<PathBuf>,
     #[command(flatten)]
-    pictures: PictureArgs,
-    /// Instructions before the first question
-    #[arg(long, value_name = "TEXT")]
-    system: Option<String>,
+    question: QuestionArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -87,13 +78,13 @@ pub(crate) struct ChatArgs {
 
 pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<()> {
     let cancel = interrupt::cancel_on_signal()?;
-    let images = args.images.iter().map(|path| args.pictures.open(path, &cancel)).collect::<Result<Vec<_>>>()?;
+    let images = args.question.open_images(&cancel)?;
     if let Some(path) = args.session.as_deref().filter(|path| !path.exists()) {
         AtomicFile::create(path).map(drop).hint(ErrorKind::NotFound, "the folder of the session must exist")?;
     }
     let model = args.model.load(&cancel, output)?;
-    let conversation = args.begin(&model, output)?;
-    let pictures = &args.pictures;
+    let conversation = args.begin(&model, &cancel, output)?;
+    let pictures = &args.question.pictures;
     let mut chat = Chat { model, conversation, images, pictures, n_threads: args.model.threads, cancel, output };
     let result = chat.talk();
     // What was answered is kept, however the chat ends.
@@ -103,14 +94,12 @@ pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<()> {
 
 impl ChatArgs {
     /// A new conversation, or the one of `--session`.
-    fn begin(&self, model: &Model, output: Output) -> Result<Conversation> {
+    fn begin(&self, model: &Model, cancel: &CancelToken, output: Output) -> Result<Conversation> {
         let n_ctx = self.context.unwrap_or(model.info().n_ctx_train.min(DEFAULT_CONTEXT));
         let options = SessionOptions { n_ctx, n_threads: self.model.threads, ..SessionOptions::default() };
-        let speculation = self.speculation.load(self.model.threads)?;
-        let mut session = Session::new(model, &speculate::with_room(options, speculation.as_ref()))?;
-        session.set_speculation(speculation.as_ref())?;
+        let mut session = self.speculation.open_session(model, &options, cancel)?;
         let load = |argument: &AdapterArg| load_adapter(model, argument, self.model.threads, output);
-        let adapters = self.adapters.iter().map(load).collect::<Result<Vec<_>>>()?;
+        let adapters = self.question.adapters.iter().map(load).collect::<Result<Vec<_>>>()?;
         let mut conversation = match self.session.as_deref().filter(|path| path.exists()) {
             Some(path) => {
                 let saved = SavedConversation::open(path)?;
@@ -130,7 +119,7 @@ impl ChatArgs {
         };
         let overflow = if self.forget { OverflowPolicy::DropOldestTurns } else { OverflowPolicy::Refuse };
         conversation.set_options(ConversationOptions {
-            system: self.system.clone().or_else(|| conversation.options().system.clone()),
+            system: self.question.system.clone().or_else(|| conversation.options().system.clone()),
             tools: self.answer.tools()?.unwrap_or_else(|| conversation.options().tools.clone()),
             answer: self.answer.options(&self.sampling, self.max_tokens, true)?,
             seed: self.sampling.seed,

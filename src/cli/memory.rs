@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     failure::Result,
-    output::{Output, table},
+    output::{Output, memory_table},
 };
 
 /// What `--json` prints; all sizes in bytes.
@@ -59,12 +59,8 @@ pub(crate) fn print_plan(
             max_pixels: plan.max_pixels,
         });
     }
-    let mebibytes = |bytes: usize| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
-    let mut rows = vec![vec!["memory".to_owned(), "MiB".to_owned()]];
-    rows.extend(plan.parts.iter().map(|&(part, bytes)| vec![part.name().to_owned(), mebibytes(bytes)]));
-    rows.push(vec!["peak".to_owned(), mebibytes(plan.peak_bytes())]);
-    rows.push(vec!["weights, mapped, not counted".to_owned(), mebibytes(plan.mapped_bytes)]);
-    output.data(table(&rows))?;
+    let parts = plan.parts.iter().map(|&(part, bytes)| (part.name(), bytes));
+    output.data(memory_table(parts, plan.peak_bytes(), plan.mapped_bytes))?;
     output.say(format_args!(
         "{} sequences of {} tokens, keys and values in {kv_type}, prompts by {}, pictures of at most {} tokens",
         plan.session.n_seq, plan.session.n_ctx, plan.session.n_ubatch, plan.image_tokens,

@@ -26,6 +26,7 @@ mod plan;
 #[cfg(feature = "pull")]
 mod pull;
 mod quantize;
+mod question;
 mod recover;
 mod run;
 mod score;

@@ -145,6 +145,14 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
+/// Memory by part in MiB, with the sum and what is only mapped.
+pub(crate) fn memory_table(parts: impl Iterator<Item = (&'static str, usize)>, peak: usize, mapped: usize) -> String {
+    let ends = [("peak", peak), ("weights, mapped, not counted", mapped)];
+    let row = |(name, bytes): (&str, usize)| vec![name.to_owned(), format!("{:.1}", bytes as f64 / f64::from(1 << 20))];
+    let heading = vec!["memory".to_owned(), "MiB".to_owned()];
+    table(&std::iter::once(heading).chain(parts.chain(ends).map(row)).collect::<Vec<_>>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

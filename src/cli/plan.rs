@@ -14,7 +14,7 @@ use super::{
     adapter::Mode,
     failure::Result,
     memory,
-    output::{Output, table},
+    output::{Output, memory_table},
 };
 
 /// Tell what memory a run will take, part by part, and how it would fit a budget
@@ -149,12 +149,8 @@ pub(crate) fn run(args: &PlanArgs, output: Output) -> Result<()> {
         let parts = plan.parts.iter().map(entry).collect();
         return output.json(&Report { peak: plan.peak_bytes(), mapped: plan.mapped_bytes, parts, engine });
     }
-    let mebibytes = |bytes: usize| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
-    let mut rows = vec![vec!["memory".to_owned(), "MiB".to_owned()]];
-    rows.extend(plan.parts.iter().map(|&(part, bytes)| vec![part.name().to_owned(), mebibytes(bytes)]));
-    rows.push(vec!["peak".to_owned(), mebibytes(plan.peak_bytes())]);
-    rows.push(vec!["weights, mapped, not counted".to_owned(), mebibytes(plan.mapped_bytes)]);
-    output.data(table(&rows))?;
+    let parts = plan.parts.iter().map(|&(part, bytes)| (part.name(), bytes));
+    output.data(memory_table(parts, plan.peak_bytes(), plan.mapped_bytes))?;
     output.say(format_args!(
         "{} of {} answers differentiated at a time; layers {}{}",
         engine.completions_at_a_time,

@@ -9,8 +9,8 @@ use std::{
 
 use clap::Args;
 use owlet::{
-    EncodedPrompt, GenerateRequest, IMAGE_MARK, Image, InferencePlan, Model, Prompt, RngKey, Session, SessionOptions,
-    StopReason, ThinkEvent, Timings, ToolCalls, generate, peak_memory_bytes, reward::parse_box,
+    CancelToken, EncodedPrompt, GenerateRequest, IMAGE_MARK, Image, InferencePlan, Model, RngKey, Session,
+    SessionOptions, StopReason, ThinkEvent, Timings, ToolCalls, generate, peak_memory_bytes, reward::parse_box,
 };
 use serde::Serialize;
 
@@ -19,10 +19,10 @@ use super::{
     draw::draw_box,
     failure::{Failure, Result},
     interrupt, memory,
-    model::{AdapterArg, ModelArgs, SamplingArgs},
+    model::{ModelArgs, SamplingArgs},
     output::{self, Output},
-    pictures::PictureArgs,
     plan::parse_bytes,
+    question::QuestionArgs,
     speaker::Speaker,
     speculate::{self, SpeculationArgs},
     votes::{VoteReport, VotingArgs},
@@ -33,17 +33,8 @@ use super::{
 pub(crate) struct RunArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// An adapter to apply, with a scale or at full strength; may be repeated
-    #[arg(long = "adapter", value_name = "FILE[=SCALE]")]
-    adapters: Vec<AdapterArg>,
-    /// A picture (PNG, JPEG, WebP, GIF, BMP); may be repeated. `<image>` in the prompt marks where each goes
-    #[arg(long = "image", short, value_name = "FILE")]
-    images: Vec<PathBuf>,
     #[command(flatten)]
-    pictures: PictureArgs,
-    /// Instructions before the question
-    #[arg(long, value_name = "TEXT")]
-    system: Option<String>,
+    question: QuestionArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -135,36 +126,33 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     let options = args.answer.options(&args.sampling, args.max_tokens, false)?;
     let tools = args.answer.tools()?;
     let start = Instant::now();
-    let images = args.images.iter().map(|path| args.pictures.open(path, &cancel)).collect::<Result<Vec<_>>>()?;
+    let images = args.question.open_images(&cancel)?;
     let image_decode_ms = start.elapsed().as_secs_f64() * 1e3;
     let first_picture = images.first().cloned();
     if let Some(path) = &args.draw {
         if first_picture.is_none() {
             return Err(Failure::argument("nothing to draw on", "`--draw` without `--image`", "a picture"));
         }
-        let adapters = args.adapters.iter().map(|adapter| &*adapter.path);
+        let adapters = args.question.adapters.iter().map(|adapter| &*adapter.path);
         output::ensure_distinct(
             path,
-            args.images.iter().map(|image| &**image).chain(args.model.files()).chain(adapters),
+            args.question.images.iter().map(|image| &**image).chain(args.model.files()).chain(adapters),
         )?;
         output::ensure_writable(path)?;
     }
     let model = args.model.load(&cancel, output)?;
     let fitted = args.memory_budget.map(|budget| args.fit(&model, &images, budget)).transpose()?;
     let most = fitted.as_ref().map(|fitted| fitted.image_tokens);
-    let plan = args.pictures.plan(&model, &images, most, args.draw.is_some(), output)?;
+    let plan = args.question.pictures.plan(&model, &images, most, args.draw.is_some(), output)?;
     let warnings = plan.iter().flat_map(|plan| &plan.warnings).map(ToString::to_string).collect();
-    let mut question = Prompt::user(&args.prompt, images)?;
-    if let Some(system) = &args.system {
-        question = question.with_system(system);
-    }
+    let mut question = args.question.prompt(&args.prompt, images)?;
     let has_tools = tools.is_some();
     question.tools = tools.unwrap_or_default();
     let start = Instant::now();
     let encoded = model.encode_until(&question, plan.as_ref().map(|plan| plan.budget), &cancel);
     let prompt = explain_tools(encoded, has_tools)?;
-    let mut session = open_session(&model, &prompt, fitted.as_ref(), args)?;
-    session.set_adapters(&args.adapters.iter().map(|adapter| adapter.load(&model)).collect::<Result<Vec<_>>>()?)?;
+    let mut session = open_session(&model, &prompt, fitted.as_ref(), args, &cancel)?;
+    session.set_adapters(&args.question.load_adapters(&model)?)?;
 
     let before_ms = start.elapsed().as_secs_f64() * 1e3;
     let mut speaker = Speaker::new(output, args.json);
@@ -287,14 +275,11 @@ fn open_session(
     prompt: &EncodedPrompt,
     fitted: Option<&InferencePlan>,
     args: &RunArgs,
+    cancel: &CancelToken,
 ) -> Result<Session> {
     let session = fitted.map_or_else(|| args.session(model), |fitted| fitted.session);
     let n_ctx = prompt.n_tokens().saturating_add(args.max_tokens).min(session.n_ctx);
-    let speculation = args.speculation.load(args.model.threads)?;
-    let options = SessionOptions { n_ctx, ..session };
-    let mut session = Session::new(model, &speculate::with_room(options, speculation.as_ref()))?;
-    session.set_speculation(speculation.as_ref())?;
-    Ok(session)
+    args.speculation.open_session(model, &SessionOptions { n_ctx, ..session }, cancel)
 }
 
 impl RunArgs {
@@ -308,15 +293,18 @@ impl RunArgs {
     /// The run within `budget` bytes, with `images`.
     fn fit(&self, model: &Model, images: &[Image], budget: usize) -> Result<InferencePlan> {
         let sizes: &[_] = &images.iter().map(|image| (image.width(), image.height())).collect::<Vec<_>>();
-        let n_system =
-            self.system.as_ref().map_or(Ok(0), |text| model.tokenize(text, false).map(|tokens| tokens.len()))?;
+        let n_system = self
+            .question
+            .system
+            .as_ref()
+            .map_or(Ok(0), |text| model.tokenize(text, false).map(|tokens| tokens.len()))?;
         let n_prompt = model.count_tokens(&self.prompt, sizes)? + n_system + MARKS;
         let session = self.session(model);
         let n_ctx = n_prompt.saturating_add(self.max_tokens).min(session.n_ctx);
         // Pictures can be reduced, words cannot; an answer of a few words is better than none.
         let n_words = model.count_tokens(&self.prompt.replace(IMAGE_MARK, ""), &[])? + n_system + MARKS;
         let least_ctx = n_words + LEAST_IMAGE_TOKENS * sizes.len() + self.max_tokens.min(64);
-        let adapters = self.adapters.iter().map(|adapter| &*adapter.path);
+        let adapters = self.question.adapters.iter().map(|adapter| &*adapter.path);
         memory::fit_run(model, SessionOptions { n_ctx, ..session }, least_ctx, sizes, adapters, budget)
     }
 }

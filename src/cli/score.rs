@@ -1,18 +1,15 @@
 //! `owlet score`: how probable given answers are; the ranked table goes to stdout.
 
-use std::path::PathBuf;
-
 use clap::Args;
-use owlet::{
-    ErrorKind, Image, Model, Prompt, ScoreOptions, Scored, Session, SessionOptions, Timings, TokenId, score_many,
-};
+use owlet::{Model, ScoreOptions, Scored, Session, SessionOptions, Timings, TokenId, score_many};
 use serde::Serialize;
 
 use super::{
-    failure::{Result, Teach},
+    failure::Result,
     interrupt,
-    model::{AdapterArg, ModelArgs},
+    model::ModelArgs,
     output::{self, Output},
+    question::QuestionArgs,
 };
 
 /// Tokens of a completion that are computed at once.
@@ -23,15 +20,8 @@ const N_LOGITS: usize = 32;
 pub(crate) struct ScoreArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// An adapter to apply, with a scale or at full strength; may be repeated
-    #[arg(long = "adapter", value_name = "FILE[=SCALE]")]
-    adapters: Vec<AdapterArg>,
-    /// A picture (PNG, JPEG, WebP, GIF, BMP); may be repeated. `<image>` in the prompt marks where each goes
-    #[arg(long = "image", short, value_name = "FILE")]
-    images: Vec<PathBuf>,
-    /// Instructions before the question
-    #[arg(long, value_name = "TEXT")]
-    system: Option<String>,
+    #[command(flatten)]
+    question: QuestionArgs,
     /// Divides the logits
     #[arg(long, default_value_t = 1.0, value_name = "T")]
     temperature: f32,
@@ -81,15 +71,11 @@ struct TokenRow {
 
 pub(crate) fn run(args: &ScoreArgs, output: Output) -> Result<()> {
     let cancel = interrupt::cancel_on_signal()?;
-    let images = args.images.iter().map(Image::open).collect::<owlet::Result<Vec<_>>>()?;
+    let images = args.question.open_images(&cancel)?;
     let model = args.model.load(&cancel, output)?;
-    let mut question = Prompt::user(&args.prompt, images)?;
-    if let Some(system) = &args.system {
-        question = question.with_system(system);
-    }
-    let prompt = model
-        .encode_until(&question, None, &cancel)
-        .hint(ErrorKind::Unsupported, "pictures need the model's image projector: name it by `--mmproj`")?;
+    let plan = args.question.pictures.plan(&model, &images, None, false, output)?;
+    let question = args.question.prompt(&args.prompt, images)?;
+    let prompt = model.encode_until(&question, plan.map(|plan| plan.budget), &cancel)?;
     let tokenized = args.answers.iter().map(|answer| model.completion(answer, args.end));
     let tokenized = tokenized.collect::<owlet::Result<Vec<_>>>()?;
     let completions: Vec<&[TokenId]> = tokenized.iter().map(|tokens| &**tokens).collect();
@@ -99,7 +85,7 @@ pub(crate) fn run(args: &ScoreArgs, output: Output) -> Result<()> {
     let options =
         SessionOptions { n_ctx, n_logits: N_LOGITS, n_threads: args.model.threads, ..SessionOptions::default() };
     let mut session = Session::new(&model, &options)?;
-    session.set_adapters(&args.adapters.iter().map(|adapter| adapter.load(&model)).collect::<Result<Vec<_>>>()?)?;
+    session.set_adapters(&args.question.load_adapters(&model)?)?;
     let options = ScoreOptions { temperature: args.temperature, ..ScoreOptions::default() };
     let scores = score_many(&mut session, &prompt, &completions, &options, &cancel)?;
 

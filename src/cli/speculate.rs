@@ -1,9 +1,9 @@
 //! Guessing ahead, as the commands take it.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{ops::ControlFlow, path::PathBuf, str::FromStr};
 
 use clap::Args;
-use owlet::{ErrorKind, Model, ModelOptions, SessionOptions, Speculation};
+use owlet::{CancelToken, ErrorKind, Model, ModelOptions, Session, SessionOptions, Speculation};
 
 use super::failure::{Result, Teach};
 
@@ -31,24 +31,33 @@ impl FromStr for By {
 }
 
 impl SpeculationArgs {
+    /// A session of `model` by `options` that guesses as was asked for.
+    pub(crate) fn open_session(
+        &self,
+        model: &Model,
+        options: &SessionOptions,
+        cancel: &CancelToken,
+    ) -> Result<Session> {
+        let speculation = self.load(options.n_threads, cancel)?;
+        let n_logits = speculation.as_ref().map_or(options.n_logits, Speculation::n_logits);
+        let mut session = Session::new(model, &SessionOptions { n_logits, ..*options })?;
+        session.set_speculation(speculation.as_ref())?;
+        Ok(session)
+    }
+
     /// What guesses, loaded; a model's pictures and layers are left as its file has them.
-    pub(crate) fn load(&self, n_threads: usize) -> Result<Option<Speculation>> {
+    fn load(&self, n_threads: usize, cancel: &CancelToken) -> Result<Option<Speculation>> {
         Ok(match &self.by {
             None => None,
             Some(By::NGrams) => Some(Speculation::n_grams()),
             Some(By::Model(path)) => {
                 let options = ModelOptions { text_only: true, n_threads, ..ModelOptions::default() };
-                let model = Model::load(path, &options)
+                let model = Model::load_watched(path, &options, cancel, &mut |_| ControlFlow::Continue(()))
                     .hint(ErrorKind::NotFound, "`--speculate` takes `ngrams` or the file of a smaller model")?;
                 Some(Speculation::model(model))
             }
         })
     }
-}
-
-/// `options` with room for what `speculation` guesses.
-pub(crate) fn with_room(options: SessionOptions, speculation: Option<&Speculation>) -> SessionOptions {
-    SessionOptions { n_logits: speculation.map_or(options.n_logits, Speculation::n_logits), ..options }
 }
 
 /// As a report tells it: nothing where nothing was guessed.
