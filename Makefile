@@ -81,7 +81,7 @@ bench-speculation: setup ## Time answers with and without guesses, by n-grams an
 bench-cost: setup ## Time training steps over a grid, fit the law of their cost, draw docs/performance/cost.svg
 	PATH='$(CARGO_HOME)/bin':"$$PATH" python3 benches/cost.py --threads $(BENCH_THREADS)
 
-bench-all: bench bench-decode bench-rollouts bench-conversation bench-cost ## All benches that need nothing but this repository, about ten minutes
+bench-all: bench bench-decode bench-rollouts bench-conversation bench-cost ## All benches that need nothing but this repository
 
 LEARNING_ARGS ?=
 bench-learning: setup ## Train over seeds, by three methods and over a published model; docs/learning.md has the results

@@ -1,41 +1,24 @@
 //! Budgets, schemas and stop strings from outside, over the embedded model, which thinks before it answers.
 
-use std::{
-    fs,
-    io::Write as _,
-    path::Path,
-    process::{Command, Output, Stdio},
-};
+#[path = "common/piped.rs"]
+mod piped;
 
-use owlet_models::{MMPROJ_GGUF, MODEL_GGUF, Split, TaskKind, compose_prompt, sample};
+use std::{fs, path::Path, process::Output};
+
+use owlet_models::{Split, TaskKind, compose_prompt, sample};
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// The embedded model, a picture, and the question about it.
 fn workshop() -> (TempDir, String) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    fs::write(folder.path().join("model.gguf"), MODEL_GGUF).expect("a writable folder");
-    fs::write(folder.path().join("mmproj.gguf"), MMPROJ_GGUF).expect("a writable folder");
+    let folder = piped::workshop();
     let sample = sample(1, Split::HeldOut, TaskKind::SpatialReasoning, 0);
     sample.image.save(folder.path().join("a.png")).expect("a writable folder");
     (folder, compose_prompt(&sample.problem, &sample.options))
 }
 
 fn run(folder: &Path, question: &str, arguments: &[&str], input: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_owlet"));
-    command.args(["run", "-m", "model.gguf", "-i", "a.png", "--threads", "1"]).args(arguments);
-    let mut child = command
-        .arg(question)
-        .current_dir(folder)
-        .env("NO_COLOR", "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("cargo built the command");
-    // A run that was refused does not read.
-    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
-    child.wait_with_output().expect("it ends")
+    piped::owlet("run", folder, &[&["-i", "a.png"], arguments, &[question]].concat(), input)
 }
 
 fn report(output: &Output) -> Value {

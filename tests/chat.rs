@@ -1,22 +1,18 @@
 //! `owlet chat` from outside, over the embedded model: a pipe in, answers out.
 
-use std::{
-    fs,
-    io::Write as _,
-    path::Path,
-    process::{Command, Output, Stdio},
-};
+#[path = "common/piped.rs"]
+mod piped;
+
+use std::{fs, path::Path, process::Output};
 
 use owlet::{AdapterFile, LoraConfig, LoraWeights, Model, ModelOptions, Precision};
 use owlet_adapters::engine::{Engine, EngineOptions};
-use owlet_models::{MMPROJ_GGUF, MODEL_GGUF, Split, TaskKind, sample};
+use owlet_models::{Split, TaskKind, sample};
 use tempfile::TempDir;
 
 /// The embedded model and two pictures.
 fn workshop() -> TempDir {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    fs::write(folder.path().join("model.gguf"), MODEL_GGUF).expect("a writable folder");
-    fs::write(folder.path().join("mmproj.gguf"), MMPROJ_GGUF).expect("a writable folder");
+    let folder = piped::workshop();
     for (index, name) in ["a.png", "b.png"].into_iter().enumerate() {
         let sample = sample(1, Split::HeldOut, TaskKind::SpatialReasoning, index as u64);
         sample.image.save(folder.path().join(name)).expect("a writable folder");
@@ -25,18 +21,7 @@ fn workshop() -> TempDir {
 }
 
 fn chat(folder: &Path, arguments: &[&str], input: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_owlet"));
-    command.args(["chat", "-m", "model.gguf", "--threads", "1", "--max-tokens", "24"]).args(arguments);
-    command.current_dir(folder).env("NO_COLOR", "1");
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("cargo built the command");
-    // A chat that was refused does not read.
-    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
-    child.wait_with_output().expect("it ends")
+    piped::owlet("chat", folder, &[&["--max-tokens", "24"], arguments].concat(), input)
 }
 
 fn text(bytes: &[u8]) -> &str {

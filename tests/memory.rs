@@ -1,14 +1,15 @@
 //! The memory plan of inference against the anonymous memory that it then takes, each case in a process of its own.
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "tests tell what they measured, one to the other")]
 
+#[path = "common/peak.rs"]
+mod peak;
+#[path = "common/planned.rs"]
+mod planned;
+
 use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    process::Command,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    thread,
-    time::Duration,
 };
 
 use owlet::{
@@ -18,13 +19,6 @@ use owlet::{
     gguf::GgufFile,
     quant::synth::{Family, SynthModel, SynthOptions, SynthTower, synthesize, synthesize_tower},
 };
-
-/// What a plan may be off by.
-const TOLERANCE: f64 = 0.15;
-
-/// Name the case, and its model file, to the process that measures it.
-const CASE: &str = "OWLET_MEMORY_CASE";
-const MODEL: &str = "OWLET_MEMORY_MODEL";
 
 /// One setting of the grid.
 struct Case {
@@ -93,14 +87,6 @@ fn write(folder: &Path, case: &Case) -> PathBuf {
     path
 }
 
-/// Anonymous memory of this process now, in bytes; 0 where there is no `/proc`.
-fn anonymous_bytes() -> usize {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok());
-    kilobytes.unwrap_or(0) * 1024
-}
-
 /// Shows the picture, and fills all sequences but for a few tokens.
 fn work(case: &Case, path: &Path) {
     let model = Model::load(path, &ModelOptions { n_threads: 1, ..ModelOptions::default() }).expect("loads");
@@ -127,21 +113,9 @@ fn work(case: &Case, path: &Path) {
 #[test]
 #[ignore = "a part of another test"]
 fn measure_one_case() {
-    let Ok(name) = std::env::var(CASE) else { return };
+    let Some((name, path)) = planned::asked() else { return };
     let case = cases().into_iter().find(|case| case.name == name).expect("a case of the grid");
-    let path = PathBuf::from(std::env::var(MODEL).expect("the file of the case"));
-    let (peak, is_done) = (AtomicUsize::new(0), AtomicBool::new(false));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_done.load(Ordering::Relaxed) {
-                peak.fetch_max(anonymous_bytes(), Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(1));
-            }
-        });
-        work(&case, &path);
-        is_done.store(true, Ordering::Relaxed);
-    });
-    println!("peak={}", peak.into_inner());
+    planned::tell(peak::watch(|| work(&case, &path)).1);
 }
 
 #[test]
@@ -153,23 +127,8 @@ fn plans_are_within_15_percent_of_the_peak() {
         let path = write(folder.path(), &case);
         let (file, mmproj) = open(&path, &case);
         let plan = InferencePlan::new(&file, mmproj.as_ref(), &request(&case)).expect("a plan");
-        let child = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--exact", "measure_one_case", "--ignored", "--nocapture", "--test-threads=1"])
-            .env(CASE, case.name)
-            .env(MODEL, &path)
-            .output()
-            .expect("runs");
-        let output = String::from_utf8_lossy(&child.stdout);
-        let measured = output.lines().find_map(|line| line.split_once("peak=")?.1.trim().parse::<usize>().ok());
-        let measured = measured.unwrap_or_else(|| panic!("{output}{}", String::from_utf8_lossy(&child.stderr)));
-        let planned = plan.peak_bytes();
-        let error = planned as f64 / measured as f64 - 1.0;
-        eprintln!("{}: planned {planned}, measured {measured}, {:+.1} %", case.name, 100.0 * error);
-        let parts: Vec<_> = plan.parts.iter().map(|(part, bytes)| format!("{}: {bytes}", part.name())).collect();
-        eprintln!("    {}", parts.join(", "));
-        if error.abs() > TOLERANCE {
-            failures.push(format!("{}: planned {planned}, measured {measured}; {parts:#?}", case.name));
-        }
+        let parts: Vec<_> = plan.parts.iter().map(|(part, bytes)| (part.name(), *bytes)).collect();
+        failures.extend(planned::compare(case.name, &path, &parts));
     }
     assert!(failures.is_empty(), "{failures:#?}");
 }

@@ -4,10 +4,11 @@
 #[expect(dead_code, reason = "the bench prints the time")]
 #[path = "common/measured_run.rs"]
 mod measured_run;
+#[path = "common/planned.rs"]
+mod planned;
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
     sync::Arc,
 };
 
@@ -19,13 +20,6 @@ use owlet::{
     quant::synth::{Family, SynthModel, SynthOptions, synthesize},
 };
 use owlet_adapters::engine::EngineOptions;
-
-/// What a plan may be off by.
-const TOLERANCE: f64 = 0.15;
-
-/// Name the case, and its model file, to the process that measures it.
-const CASE: &str = "OWLET_PLAN_CASE";
-const MODEL: &str = "OWLET_PLAN_MODEL";
 
 /// One setting of the grid.
 struct Case {
@@ -119,11 +113,10 @@ fn write(folder: &Path, case: &Case) -> PathBuf {
 #[test]
 #[ignore = "a part of another test"]
 fn measure_one_case() {
-    let Ok(name) = std::env::var(CASE) else { return };
+    let Some((name, path)) = planned::asked() else { return };
     let case = cases().into_iter().find(|case| case.name == name).expect("a case of the grid");
-    let path = std::env::var(MODEL).expect("the file of the case");
     // The second step has the adapter of the first in its sessions.
-    println!("peak={}", measured_run::run(Path::new(&path), &case.options, 2).peak);
+    planned::tell(measured_run::run(&path, &case.options, 2).peak);
 }
 
 #[test]
@@ -135,23 +128,8 @@ fn plans_are_within_15_percent_of_the_peak() {
         let path = write(folder.path(), &case);
         let file = Arc::new(GgufFile::open(&path).expect("valid"));
         let plan = plan(&file, &case.options).expect("fits");
-        let program = std::env::current_exe().expect("this program");
-        let child = Command::new(program)
-            .args(["--exact", "measure_one_case", "--ignored", "--nocapture", "--test-threads=1"])
-            .env(CASE, case.name)
-            .env(MODEL, &path)
-            .output()
-            .expect("runs");
-        let output = String::from_utf8_lossy(&child.stdout);
-        let measured = output.lines().find_map(|line| line.split_once("peak=")?.1.trim().parse::<usize>().ok());
-        let measured = measured.unwrap_or_else(|| panic!("{output}{}", String::from_utf8_lossy(&child.stderr)));
-        let planned = plan.peak_bytes();
-        let error = planned as f64 / measured as f64 - 1.0;
-        eprintln!("{}: planned {planned}, measured {measured}, {:+.1} %", case.name, 100.0 * error);
-        let parts: Vec<_> = plan.parts.iter().map(|(part, bytes)| format!("{}: {bytes}", part.name())).collect();
-        if error.abs() > TOLERANCE {
-            failures.push(format!("{}: planned {planned}, measured {measured}; {parts:#?}", case.name));
-        }
+        let parts: Vec<_> = plan.parts.iter().map(|(part, bytes)| (part.name(), *bytes)).collect();
+        failures.extend(planned::compare(case.name, &path, &parts));
     }
     assert!(failures.is_empty(), "{failures:#?}");
 }

@@ -1,4 +1,4 @@
-//! Picks the next token: pure, deterministic, and exact about probabilities.
+//! Picks the next token: pure, deterministic, and right about probabilities to a few parts in ten million.
 //!
 //! Reinforcement learning needs the log-probability of the picked token under the policy that is trained:
 //! `softmax(logits / temperature)` over all tokens that are not banned. That is what is returned, whatever else (bias,

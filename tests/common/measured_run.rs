@@ -1,14 +1,13 @@
 //! A training run on one long question, and the anonymous memory that it held: shared by the test of the memory plan and the
 //! bench of large shapes.
 
+#[path = "peak.rs"]
+mod peak;
+
 use std::{
     fs,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    thread,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -43,14 +42,6 @@ pub(crate) struct Measured {
     pub(crate) whole_answers: f64,
 }
 
-/// Anonymous memory of this process now, in bytes; 0 where there is no `/proc`.
-fn anonymous_bytes() -> usize {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok());
-    kilobytes.unwrap_or(0) * 1024
-}
-
 /// A data set of one question in `folder`, as long as `options` allow, for models with a token a byte.
 pub(crate) fn dataset(folder: &Path, options: &TrainerOptions) -> Dataset {
     let path = folder.join("data.jsonl");
@@ -67,14 +58,7 @@ pub(crate) fn dataset(folder: &Path, options: &TrainerOptions) -> Dataset {
 pub(crate) fn run(model: &Path, options: &TrainerOptions, n_steps: usize) -> Measured {
     let folder = tempfile::tempdir().expect("a folder");
     let dataset = dataset(folder.path(), options);
-    let (peak, is_done) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let (seconds, whole_answers) = thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_done.load(Ordering::Relaxed) {
-                peak.fetch_max(anonymous_bytes(), Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(1));
-            }
-        });
+    let ((seconds, whole_answers), peak) = peak::watch(|| {
         let load = ModelOptions { n_threads: options.n_threads, ..ModelOptions::default() };
         let model = Model::load(model, &load).expect("loads");
         let mut trainer = Trainer::new(&model, dataset, Arc::new(Length), options.clone()).expect("fits");
@@ -92,8 +76,7 @@ pub(crate) fn run(model: &Path, options: &TrainerOptions, n_steps: usize) -> Mea
                 trainer.checkpoint(&store, 0).expect("a writable folder");
             }
         }
-        is_done.store(true, Ordering::Relaxed);
         (start.elapsed().as_secs_f64(), whole_answers)
     });
-    Measured { peak: peak.load(Ordering::Relaxed), seconds, whole_answers }
+    Measured { peak, seconds, whole_answers }
 }

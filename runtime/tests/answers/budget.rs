@@ -6,7 +6,7 @@ use owlet_runtime::{
 };
 use tempfile::TempDir;
 
-use super::{answers, ask, common::tiny, conversation, options, streamed};
+use super::{answers, ask, common::tiny, conversation, load, options, streamed};
 
 /// A template that opens answers with thinking.
 const OPENED: &str = "{%- for m in messages -%}{{- '<|im_start|>' ~ m.role ~ '\\n' ~ m.content ~ '<|im_end|>\\n' -}}{%- endfor -%}\
@@ -17,16 +17,6 @@ const AS_QWEN: &str = "{%- for m in messages -%}{{- '<|im_start|>' ~ m.role ~ '\
     {%- else -%}{{- '<think>\\n' ~ 'thoughts' ~ '\\n</think>\\n\\n' -}}{%- endif -%}";
 const OPENING: i32 = tiny::N_VOCAB as i32;
 const END: i32 = 258;
-
-fn load(template: Option<&str>) -> (Model, TempDir) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut draft = tiny::model();
-    if let Some(template) = template {
-        draft.set("tokenizer.chat_template", template);
-    }
-    let path = draft.write(&folder.path().join("model.gguf"));
-    (Model::load(path, &ModelOptions { n_threads: 1, ..ModelOptions::default() }).expect("loads"), folder)
-}
 
 /// The tiny model with two more tokens, the control tokens `<think>` and `</think>`.
 fn load_with_tags() -> (Model, TempDir) {

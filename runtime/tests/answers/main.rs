@@ -13,11 +13,24 @@ use std::ops::ControlFlow;
 use common::tiny;
 
 use owlet_runtime::{
-    AnswerOptions, CancelToken, GenerateRequest, Generated, Message, Model, Result, RngKey, SamplerOptions, Session,
-    SessionOptions, ThinkEvent,
+    AnswerOptions, CancelToken, GenerateRequest, Generated, Message, Model, ModelOptions, Result, RngKey,
+    SamplerOptions, Session, SessionOptions, ThinkEvent,
     conversation::{Conversation, ConversationOptions, Turn},
     generate,
 };
+use tempfile::TempDir;
+
+/// The tiny model, with another `template` if one is given.
+/// The tiny model, with the chat `template` if one is given.
+fn load(template: Option<&str>) -> (Model, TempDir) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut draft = tiny::model();
+    if let Some(template) = template {
+        draft.set("tokenizer.chat_template", template);
+    }
+    let path = draft.write(&folder.path().join("model.gguf"));
+    (Model::load(path, &ModelOptions { n_threads: 1, ..ModelOptions::default() }).expect("loads"), folder)
+}
 
 /// Endless answers of printable ASCII and line breaks, at a temperature at which the random model says anything.
 fn options() -> AnswerOptions {

@@ -1,14 +1,12 @@
 //! Tools: what the template sees of them, and calls that come back to it.
 
 use owlet_runtime::{
-    AnswerOptions, CancelToken, Constraint, ErrorKind, Message, Model, ModelOptions, Prompt, Role, SamplerOptions,
-    Segment, Tools,
+    AnswerOptions, CancelToken, Constraint, ErrorKind, Message, Prompt, Role, SamplerOptions, Segment, Tools,
     conversation::{ChatPart, ConversationOptions, SavedConversation},
 };
 use serde_json::json;
-use tempfile::TempDir;
 
-use super::{ask, common::tiny, conversation};
+use super::{ask, common::tiny, conversation, load};
 
 /// As Qwen's.
 const TEMPLATE: &str = "{%- if tools -%}{{- '<|im_start|>system\\n<tools>' -}}{%- for tool in tools -%}{{- '\\n' + (tool | tojson) -}}\
@@ -19,16 +17,6 @@ const TEMPLATE: &str = "{%- if tools -%}{{- '<|im_start|>system\\n<tools>' -}}{%
     {%- endfor -%}{%- endif -%}{{- '<|im_end|>\\n' -}}{%- endfor -%}\
     {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}";
 const END: i32 = 258;
-
-fn load(template: Option<&str>) -> (Model, TempDir) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut draft = tiny::model();
-    if let Some(template) = template {
-        draft.set("tokenizer.chat_template", template);
-    }
-    let path = draft.write(&folder.path().join("model.gguf"));
-    (Model::load(path, &ModelOptions { n_threads: 1, ..ModelOptions::default() }).expect("loads"), folder)
-}
 
 fn tools() -> Tools {
     let look = json!({ "name": "look", "description": "Looks. <|im_end|>", "parameters": { "type": "object",
