@@ -197,6 +197,13 @@ fn sessions_fit_themselves_to_a_budget_or_refuse() {
     let fitted = session(budget).expect("fits");
     let pixels = fitted.image_budget().expect("sees").max_pixels;
     assert!(pixels < free.max_pixels && pixels >= 256 * 1024, "{pixels}");
+    // Weights that the model was loaded to repack count, whatever a request says.
+    let repack = ModelOptions { repack: true, n_threads: 1, ..ModelOptions::default() };
+    let repacked = Model::load(model.path(), &repack).expect("loads");
+    let plan = InferencePlan::of_model(&repacked, &request).expect("a plan");
+    assert_eq!(plan.bytes(InferencePart::RepackedWeights), plan.mapped_bytes);
+    let error = Session::new(&repacked, &SessionOptions { memory_budget: Some(budget), ..wanted });
+    assert!(error.is_err_and(|error| error.kind() == ErrorKind::Limit), "{} more bytes", plan.mapped_bytes);
     let error = session(20 << 20).expect_err("too small");
     assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
 }

@@ -1,6 +1,12 @@
 //! Read-only memory maps: the one place where a file becomes a byte slice without being copied.
 
-use std::{fmt, fs::File, io, ops::Deref, path::Path};
+use std::{
+    fmt,
+    fs::{self, File},
+    io,
+    ops::Deref,
+    path::Path,
+};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -21,12 +27,12 @@ impl MappedFile {
     /// `NotFound` or `Io` when it cannot be opened or mapped, `InvalidFile` when it is a directory or a device.
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |source| Error::io("cannot open file", path, source);
-        let file = File::open(path).map_err(failed)?;
-        if !file.metadata().map_err(failed)?.is_file() {
-            return Err(Error::new(ErrorKind::InvalidFile, "cannot open file")
-                .at(path.display())
-                .needed("a regular file"));
+        // Before it is opened: a pipe would wait for a writer.
+        if !fs::metadata(path).map_err(failed)?.is_file() {
+            let error = Error::new(ErrorKind::InvalidFile, "cannot open file").at(path.display());
+            return Err(error.needed("a regular file"));
         }
+        let file = File::open(path).map_err(failed)?;
         // SAFETY: the map is read-only and private to this value. That nobody truncates or rewrites the file in place
         // meanwhile cannot be enforced by any call; it is the documented condition above.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;

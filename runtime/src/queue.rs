@@ -112,40 +112,34 @@ impl<T> DerefMut for Turn<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, thread};
+    use std::thread;
 
     use super::*;
     use crate::ErrorKind;
 
     #[test]
-    fn everyone_gets_a_turn_and_the_cancelled_leave() {
+    fn everyone_gets_a_turn_in_the_order_of_coming_and_the_cancelled_leave() {
         let queue = Queue::new(Vec::new());
         let cancel = CancelToken::new();
-        let (started, is_waiting) = mpsc::channel();
         thread::scope(|scope| {
-            let held = queue.enter_patiently();
-            let gone = scope.spawn({
-                let (queue, cancel, started) = (&queue, &cancel, started.clone());
-                move || {
-                    started.send(()).expect("heard");
-                    queue.enter(cancel).err().map(|error| error.kind())
+            let until_in_line = |n| {
+                while queue.line().waiting.len() < n {
+                    thread::yield_now();
                 }
-            });
+            };
+            let held = queue.enter_patiently();
+            let gone = scope.spawn(|| queue.enter(&cancel).err().map(|error| error.kind()));
+            until_in_line(2);
             for index in 0..4 {
-                let (queue, started) = (&queue, started.clone());
-                scope.spawn(move || {
-                    started.send(()).expect("heard");
-                    queue.enter_patiently().push(index);
-                });
+                let queue = &queue;
+                scope.spawn(move || queue.enter_patiently().push(index));
+                until_in_line(3 + index);
             }
-            (0..5).for_each(|_| is_waiting.recv().expect("starts"));
             cancel.cancel();
             assert_eq!(gone.join().expect("no panic"), Some(ErrorKind::Cancelled), "while the value is held");
             assert!(held.is_empty());
         });
-        let mut seen = queue.enter_patiently().clone();
-        seen.sort_unstable();
-        assert_eq!(seen, [0, 1, 2, 3]);
+        assert_eq!(*queue.enter_patiently(), [0, 1, 2, 3]);
     }
 
     #[test]

@@ -181,6 +181,8 @@ fn a_run_of_tokens_is_the_same_as_one_after_the_other() {
         for session in [&mut run, &mut single] {
             session.prefill(0, prompt).expect("fits");
         }
+        // A prompt is no run: its pictures could not be taken back token by token.
+        assert!(run.take_back(0, 1).is_err() && run.run_logits(0, 0).is_err() && run.logits(0).is_ok());
         run.decode_run(0, &tokens).expect("fits");
         for (index, &token) in tokens.iter().enumerate() {
             single.decode(&[(0, token)]).expect("fits");

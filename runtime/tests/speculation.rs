@@ -11,9 +11,9 @@ use std::{
 
 use common::tiny;
 use owlet_runtime::{
-    AnswerOptions, CancelToken, EncodedPrompt, ErrorKind, FlashAttention, GenerateRequest, Generated, Image, KvType,
-    Message, Model, ModelOptions, Prompt, RngKey, SamplerOptions, Session, SessionOptions, Speculation, StopReason,
-    TokenId,
+    AnswerOptions, CancelToken, EncodedPrompt, ErrorKind, FlashAttention, GenerateRequest, Generated, Image,
+    InferencePlan, InferenceRequest, KvType, Message, Model, ModelOptions, Prompt, RngKey, SamplerOptions, Session,
+    SessionOptions, Speculation, StopReason, TokenId,
     conversation::{Conversation, ConversationOptions},
     generate,
 };
@@ -272,4 +272,23 @@ fn what_cannot_speculate_is_refused_and_a_cancelled_answer_leaves_all_usable() {
     });
     assert_eq!(error.expect_err("cancelled").kind(), ErrorKind::Cancelled);
     assert_same(&run(&mut session, prompts, 1, 1, &options), &expected, "after the cancelled one");
+}
+
+#[test]
+fn a_draft_model_counts_in_the_memory_budget() {
+    let (model, folder) = tiny::load();
+    let options = SessionOptions { n_ctx: 1024, n_logits: 9, n_threads: 1, ..SessionOptions::default() };
+    let request = InferenceRequest { session: options, ..InferenceRequest::default() };
+    let alone = InferencePlan::of_model(&model, &request).expect("a plan").peak_bytes();
+    let draft = Speculation::model(other_model(folder.path()));
+    let more = draft.memory_bytes(&options).expect("a plan");
+    assert!(more > 1 << 20 && Speculation::n_grams().memory_bytes(&options).is_ok_and(|bytes| bytes == 0));
+    for (budget, fits) in [(alone + more, true), (alone + more - 1, false)] {
+        let session = Session::new(&model, &SessionOptions { memory_budget: Some(budget), ..options });
+        let mut session = session.expect("fits");
+        assert_eq!(session.options().n_ctx, 1024);
+        session.set_speculation(Some(&Speculation::n_grams())).expect("takes nothing");
+        let result = session.set_speculation(Some(&draft)).map_err(|error| error.kind());
+        assert_eq!(result, if fits { Ok(()) } else { Err(ErrorKind::Limit) });
+    }
 }

@@ -15,7 +15,8 @@ use std::{
 
 use clap::Args;
 use owlet::{
-    Adapter, AtomicFile, CancelToken, Error, ErrorKind, Image, ImageCache, Message, Model, Role, SessionOptions,
+    Adapter, AtomicFile, CancelToken, Error, ErrorKind, Image, ImageCache, Message, Model, Role, Session,
+    SessionOptions,
     conversation::{Conversation, ConversationOptions, OverflowPolicy, SavedConversation, TurnReport},
 };
 
@@ -97,7 +98,10 @@ impl ChatArgs {
     fn begin(&self, model: &Model, cancel: &CancelToken, output: Output) -> Result<Conversation> {
         let n_ctx = self.context.unwrap_or(model.info().n_ctx_train.min(DEFAULT_CONTEXT));
         let options = SessionOptions { n_ctx, n_threads: self.model.threads, ..SessionOptions::default() };
-        let mut session = self.speculation.open_session(model, &options, cancel)?;
+        let speculation = self.speculation.load(self.model.threads, cancel)?;
+        let options = speculate::with_room(options, speculation.as_ref());
+        let mut session = Session::new(model, &options)?;
+        session.set_speculation(speculation.as_ref())?;
         let load = |argument: &AdapterArg| load_adapter(model, argument, self.model.threads, output);
         let adapters = self.question.adapters.iter().map(load).collect::<Result<Vec<_>>>()?;
         let mut conversation = match self.session.as_deref().filter(|path| path.exists()) {

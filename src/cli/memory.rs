@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path};
 
-use owlet::{Error, InferencePart, InferencePlan, InferenceRequest, KvType, Model, SessionOptions, gguf::GgufFile};
+use owlet::{
+    Error, ErrorKind, InferencePart, InferencePlan, InferenceRequest, KvType, Model, SessionOptions, gguf::GgufFile,
+};
 use serde::Serialize;
 
 use super::{
@@ -69,13 +71,14 @@ pub(crate) fn print_plan(
 }
 
 /// What a run over `model` may take of `budget`: of `n_ctx` tokens, `least_ctx` of which it cannot do without, with pictures
-/// of `sizes` and `adapters`.
+/// of `sizes`, `adapters` and a draft model that takes `guessing` bytes.
 pub(crate) fn fit_run<'a>(
     model: &Model,
     session: SessionOptions,
     least_ctx: usize,
     sizes: &[(u32, u32)],
     adapters: impl Iterator<Item = &'a Path>,
+    guessing: usize,
     budget: usize,
 ) -> Result<InferencePlan> {
     let bytes = |path: &Path| fs::metadata(path).map_err(|source| Error::io("cannot read file", path, source));
@@ -93,7 +96,12 @@ pub(crate) fn fit_run<'a>(
         least_ctx,
         ..InferenceRequest::default()
     };
-    Ok(InferencePlan::fit_model(model, &request, budget)?)
+    let left = budget.checked_sub(guessing).ok_or_else(|| {
+        let mebibytes = |bytes: usize| format!("{} MiB", bytes >> 20);
+        let error = Error::new(ErrorKind::Limit, "the draft model does not fit the memory budget");
+        error.got(mebibytes(budget)).needed(format!("{} for it alone", mebibytes(guessing)))
+    })?;
+    Ok(InferencePlan::fit_model(model, &request, left)?)
 }
 
 fn kv_name(kv_type: KvType) -> &'static str {

@@ -9,8 +9,8 @@ use std::{
 
 use clap::Args;
 use owlet::{
-    CancelToken, EncodedPrompt, GenerateRequest, IMAGE_MARK, Image, InferencePlan, Model, RngKey, Session,
-    SessionOptions, StopReason, ThinkEvent, Timings, ToolCalls, generate, peak_memory_bytes, reward::parse_box,
+    EncodedPrompt, GenerateRequest, IMAGE_MARK, Image, InferencePlan, Model, RngKey, Session, SessionOptions,
+    Speculation, StopReason, ThinkEvent, Timings, ToolCalls, generate, peak_memory_bytes, reward::parse_box,
 };
 use serde::Serialize;
 
@@ -141,7 +141,10 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
         output::ensure_writable(path)?;
     }
     let model = args.model.load(&cancel, output)?;
-    let fitted = args.memory_budget.map(|budget| args.fit(&model, &images, budget)).transpose()?;
+    let speculation = args.speculation.load(args.model.threads, &cancel)?;
+    let longest = speculate::with_room(args.session(&model), speculation.as_ref());
+    let fit = |budget| args.fit(&model, longest, speculation.as_ref(), &images, budget);
+    let fitted = args.memory_budget.map(fit).transpose()?;
     let most = fitted.as_ref().map(|fitted| fitted.image_tokens);
     let plan = args.question.pictures.plan(&model, &images, most, args.draw.is_some(), output)?;
     let warnings = plan.iter().flat_map(|plan| &plan.warnings).map(ToString::to_string).collect();
@@ -151,7 +154,11 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     let start = Instant::now();
     let encoded = model.encode_until(&question, plan.as_ref().map(|plan| plan.budget), &cancel);
     let prompt = explain_tools(encoded, has_tools)?;
-    let mut session = open_session(&model, &prompt, fitted.as_ref(), args, &cancel)?;
+    let room = fitted.as_ref().map_or(longest, |fitted| fitted.session);
+    // For the prompt and the longest answer, or as much as there is room for.
+    let n_ctx = prompt.n_tokens().saturating_add(args.max_tokens).min(room.n_ctx);
+    let mut session = Session::new(&model, &SessionOptions { n_ctx, ..room })?;
+    session.set_speculation(speculation.as_ref())?;
     session.set_adapters(&args.question.load_adapters(&model)?)?;
 
     let before_ms = start.elapsed().as_secs_f64() * 1e3;
@@ -269,19 +276,6 @@ impl fmt::Display for TimingsReport {
     }
 }
 
-/// A session whose sequences hold the prompt and the longest answer, or as much as the model was trained for and `fitted` allows.
-fn open_session(
-    model: &Model,
-    prompt: &EncodedPrompt,
-    fitted: Option<&InferencePlan>,
-    args: &RunArgs,
-    cancel: &CancelToken,
-) -> Result<Session> {
-    let session = fitted.map_or_else(|| args.session(model), |fitted| fitted.session);
-    let n_ctx = prompt.n_tokens().saturating_add(args.max_tokens).min(session.n_ctx);
-    args.speculation.open_session(model, &SessionOptions { n_ctx, ..session }, cancel)
-}
-
 impl RunArgs {
     /// The longest session that may be.
     fn session(&self, model: &Model) -> SessionOptions {
@@ -290,8 +284,15 @@ impl RunArgs {
         SessionOptions { n_ctx, n_seq, n_threads: self.model.threads, ..SessionOptions::default() }
     }
 
-    /// The run within `budget` bytes, with `images`.
-    fn fit(&self, model: &Model, images: &[Image], budget: usize) -> Result<InferencePlan> {
+    /// The run within `budget` bytes, in at most the session `longest` beside what `speculation` takes, with `images`.
+    fn fit(
+        &self,
+        model: &Model,
+        longest: SessionOptions,
+        speculation: Option<&Speculation>,
+        images: &[Image],
+        budget: usize,
+    ) -> Result<InferencePlan> {
         let sizes: &[_] = &images.iter().map(|image| (image.width(), image.height())).collect::<Vec<_>>();
         let n_system = self
             .question
@@ -299,12 +300,13 @@ impl RunArgs {
             .as_ref()
             .map_or(Ok(0), |text| model.tokenize(text, false).map(|tokens| tokens.len()))?;
         let n_prompt = model.count_tokens(&self.prompt, sizes)? + n_system + MARKS;
-        let session = self.session(model);
-        let n_ctx = n_prompt.saturating_add(self.max_tokens).min(session.n_ctx);
+        let n_ctx = n_prompt.saturating_add(self.max_tokens).min(longest.n_ctx);
+        let session = SessionOptions { n_ctx, ..longest };
         // Pictures can be reduced, words cannot; an answer of a few words is better than none.
         let n_words = model.count_tokens(&self.prompt.replace(IMAGE_MARK, ""), &[])? + n_system + MARKS;
         let least_ctx = n_words + LEAST_IMAGE_TOKENS * sizes.len() + self.max_tokens.min(64);
         let adapters = self.question.adapters.iter().map(|adapter| &*adapter.path);
-        memory::fit_run(model, SessionOptions { n_ctx, ..session }, least_ctx, sizes, adapters, budget)
+        let guessing = speculation.map_or(Ok(0), |speculation| speculation.memory_bytes(&session))?;
+        memory::fit_run(model, session, least_ctx, sizes, adapters, guessing, budget)
     }
 }

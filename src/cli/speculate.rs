@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, path::PathBuf, str::FromStr};
 
 use clap::Args;
-use owlet::{CancelToken, ErrorKind, Model, ModelOptions, Session, SessionOptions, Speculation};
+use owlet::{CancelToken, ErrorKind, Model, ModelOptions, SessionOptions, Speculation};
 
 use super::failure::{Result, Teach};
 
@@ -31,22 +31,8 @@ impl FromStr for By {
 }
 
 impl SpeculationArgs {
-    /// A session of `model` by `options` that guesses as was asked for.
-    pub(crate) fn open_session(
-        &self,
-        model: &Model,
-        options: &SessionOptions,
-        cancel: &CancelToken,
-    ) -> Result<Session> {
-        let speculation = self.load(options.n_threads, cancel)?;
-        let n_logits = speculation.as_ref().map_or(options.n_logits, Speculation::n_logits);
-        let mut session = Session::new(model, &SessionOptions { n_logits, ..*options })?;
-        session.set_speculation(speculation.as_ref())?;
-        Ok(session)
-    }
-
     /// What guesses, loaded; a model's pictures and layers are left as its file has them.
-    fn load(&self, n_threads: usize, cancel: &CancelToken) -> Result<Option<Speculation>> {
+    pub(crate) fn load(&self, n_threads: usize, cancel: &CancelToken) -> Result<Option<Speculation>> {
         Ok(match &self.by {
             None => None,
             Some(By::NGrams) => Some(Speculation::n_grams()),
@@ -58,6 +44,12 @@ impl SpeculationArgs {
             }
         })
     }
+}
+
+/// `options` with room for what `speculation` guesses.
+pub(crate) fn with_room(options: SessionOptions, speculation: Option<&Speculation>) -> SessionOptions {
+    let n_logits = speculation.map_or(options.n_logits, Speculation::n_logits);
+    SessionOptions { n_logits: n_logits.min(options.n_ubatch), ..options }
 }
 
 /// As a report tells it: nothing where nothing was guessed.

@@ -98,6 +98,7 @@ impl Adapter {
         load: impl FnOnce() -> Result<*mut sys::llama_adapter_lora>,
     ) -> Result<Self> {
         let (info, invocation) = check::check(file, model.gguf())?;
+        let hash = file.content_hash()?.to_owned();
         let raw = {
             let _alone = model.change_adapters();
             let mut failed = None;
@@ -113,14 +114,7 @@ impl Adapter {
                 None => loaded?,
             }
         };
-        Ok(Self {
-            raw,
-            model: model.clone(),
-            info,
-            invocation,
-            metadata: file.metadata().to_vec(),
-            hash: file.content_hash()?.to_owned(),
-        })
+        Ok(Self { raw, model: model.clone(), info, invocation, metadata: file.metadata().to_vec(), hash })
     }
 
     /// What it holds.
@@ -139,8 +133,7 @@ impl Adapter {
         &self.metadata
     }
 
-    /// SHA-256, in hexadecimal, over its file's metadata and, of every tensor, name, type, shape and the first 4 KiB of data, as
-    /// [`Model::content_hash`] tells models apart.
+    /// The hash of its whole file, as [`Model::content_hash`] tells models apart.
     pub fn hash(&self) -> &str {
         &self.hash
     }

@@ -14,7 +14,8 @@ use super::{ChatMessage, ChatPart, Conversation, ConversationOptions};
 use crate::{
     AtomicFile, Error, ErrorKind, Result,
     adapter::Adapter,
-    model::{Model, TokenId},
+    cancel::CancelToken,
+    model::TokenId,
     prompt::{EncodedPrompt, ImageEmbedding, Role, Segment},
     session::{AdapterUse, KvType, SequenceState, Session},
     tools::ToolCall,
@@ -82,7 +83,16 @@ impl Conversation {
     /// # Errors
     /// `Io`, `NotFound`, `InvalidInput` when the file cannot be written; `Backend` when llama.cpp does not give keys and values.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let mut shared = self.seat.lock(&self.adapters);
+        self.save_until(path, &CancelToken::new())
+    }
+
+    /// As [`Conversation::save`], until `cancel` is cancelled: looked at while another conversation has the session, and
+    /// while model and projector are read for their hashes, once for all times.
+    ///
+    /// # Errors
+    /// As [`Conversation::save`]; `Cancelled`.
+    pub fn save_until(&self, path: impl AsRef<Path>, cancel: &CancelToken) -> Result<()> {
+        let mut shared = self.seat.lock_until(&self.adapters, cancel)?;
         let is_empty = self.held.n_tokens() == 0;
         let state = if is_empty { None } else { Some(shared.session.save(self.seat.seq(), &self.held)?) };
         let model = shared.session.model();
@@ -90,8 +100,8 @@ impl Conversation {
         let messages = self.messages.iter().map(|message| pictures.message(message)).collect();
         let held = self.held.segments.iter().map(|segment| pictures.segment(segment)).collect();
         let header = Header {
-            model: model.content_hash()?.to_owned(),
-            mmproj: model.projector_hash()?.map(str::to_owned),
+            model: model.gguf().content_hash_until(cancel)?.to_owned(),
+            mmproj: model.projector_hash_until(cancel)?.map(str::to_owned),
             kv_type: shared.session.options().kv_type,
             adapters: AdapterUse::of(&self.adapters),
             options: self.options.clone(),
@@ -195,14 +205,14 @@ impl SavedConversation {
         &self.messages
     }
 
-    /// Goes on in the first sequence of `session`, which is emptied, under `adapters`: the next answer has the tokens that it
+    /// Goes on in the first sequence of `session`, which is emptied, under `adapters`, unless the session is cancelled: the next answer has the tokens that it
     /// would have had without the file.
     ///
     /// # Errors
     /// `Mismatch`, with what differs, for another model, projector, other adapters or scales, or another precision of keys and
     /// values; `ContextOverflow` when the session's sequences are too short; as [`Session::set_adapters`].
     pub fn resume(self, mut session: Session, adapters: &[(Arc<Adapter>, f32)]) -> Result<Conversation> {
-        self.check(session.model(), session.options().kv_type, adapters)?;
+        self.check(&session, adapters)?;
         session.set_adapters(adapters)?;
         let mut conversation = Conversation::new(session, self.options);
         if let Some(state) = &self.state {
@@ -215,11 +225,12 @@ impl SavedConversation {
         Ok(conversation)
     }
 
-    fn check(&self, model: &Model, kv_type: KvType, adapters: &[(Arc<Adapter>, f32)]) -> Result<()> {
+    fn check(&self, session: &Session, adapters: &[(Arc<Adapter>, f32)]) -> Result<()> {
+        let (model, kv_type, cancel) = (session.model(), session.options().kv_type, session.cancel());
         let hash = |hash: Option<&str>| hash.unwrap_or("none").to_owned();
         let facts = [
-            ("model", self.model.clone(), model.content_hash()?.to_owned()),
-            ("image projector", hash(self.mmproj.as_deref()), hash(model.projector_hash()?)),
+            ("model", self.model.clone(), model.gguf().content_hash_until(cancel)?.to_owned()),
+            ("image projector", hash(self.mmproj.as_deref()), hash(model.projector_hash_until(cancel)?)),
             ("precision of keys and values", format!("{:?}", self.kv_type), format!("{kv_type:?}")),
         ];
         let refused = |what: &str, saved: String, given: String| {

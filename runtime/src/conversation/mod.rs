@@ -97,17 +97,19 @@ impl Conversation {
     /// A conversation in the first sequence of `session`, which is emptied, under the adapters of the session. The other
     /// sequences are for forks.
     ///
-    /// Under a memory budget of the session, pictures get what it allows unless the options say otherwise.
+    /// Under a memory budget of the session, pictures get what it allows unless the options say otherwise, and one of them
+    /// is kept for further conversations; those that this one has seen are kept as well and not counted.
     pub fn new(mut session: Session, mut options: ConversationOptions) -> Self {
         session.clear_all();
         if session.options().memory_budget.is_some() {
             options.image_budget = options.image_budget.or(session.image_budget());
         }
+        let cache_bytes = session.fitted().map_or(IMAGE_CACHE_BYTES, |fitted| fitted.picture_bytes);
         let adapters = session.adapters().to_vec();
         Self {
             seat: Seat::first(session),
             options,
-            image_cache: Arc::new(ImageCache::new(IMAGE_CACHE_BYTES)),
+            image_cache: Arc::new(ImageCache::new(cache_bytes)),
             adapters,
             messages: Vec::new(),
             held: EncodedPrompt::default(),
@@ -121,17 +123,25 @@ impl Conversation {
     }
 
     /// Adds `message` to what was said, without asking anything: a history that an app kept elsewhere, or an example. It is
-    /// computed with the next question.
+    /// computed with the next question, but for its pictures, which are encoded now.
     ///
     /// # Errors
     /// `InvalidInput` for instructions, which belong to the options; for pictures as [`Conversation::ask`].
     pub fn push(&mut self, message: Message) -> Result<()> {
+        self.push_until(message, &CancelToken::new())
+    }
+
+    /// As [`Conversation::push`], until `cancel` is cancelled.
+    ///
+    /// # Errors
+    /// As [`Conversation::push`]; `Cancelled`.
+    pub fn push_until(&mut self, message: Message, cancel: &CancelToken) -> Result<()> {
         if message.role == Role::System {
             let error = Error::new(ErrorKind::InvalidInput, "instructions do not stand between turns");
             return Err(error.needed("`system` of the options"));
         }
-        let model = self.seat.lock(&self.adapters).session.model().clone();
-        let message = self.look(&model, message, &CancelToken::new())?;
+        let model = self.seat.lock_until(&self.adapters, cancel)?.session.model().clone();
+        let message = self.look(&model, message, cancel)?;
         self.messages.push(message);
         Ok(())
     }
@@ -151,7 +161,7 @@ impl Conversation {
         self.held.n_tokens()
     }
 
-    /// The cache of its pictures; a new conversation has one of 256 MiB of its own.
+    /// The cache of its pictures; a new conversation has one of its own, of 256 MiB where its session has no memory budget.
     pub fn image_cache(&self) -> &Arc<ImageCache> {
         &self.image_cache
     }

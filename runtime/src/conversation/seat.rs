@@ -1,6 +1,6 @@
 //! Who sits where: conversations share a session, each in a sequence of its own.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
     Error, ErrorKind, Result,
@@ -16,9 +16,17 @@ pub(super) struct Shared {
     is_taken: Vec<bool>,
 }
 
+/// The table that conversations sit at.
+struct Table {
+    shared: Queue<Shared>,
+    /// Sequences that were given up and are to be emptied by whoever comes next: the one who left may be in the middle of
+    /// another's answer.
+    left: Mutex<Vec<usize>>,
+}
+
 /// A sequence of a shared session, until it is dropped.
 pub(super) struct Seat {
-    shared: Arc<Queue<Shared>>,
+    table: Arc<Table>,
     seq: usize,
 }
 
@@ -27,7 +35,8 @@ impl Seat {
     pub(super) fn first(session: Session) -> Self {
         let mut is_taken = vec![false; session.options().n_seq];
         is_taken[0] = true;
-        Self { shared: Arc::new(Queue::new(Shared { session, is_taken })), seq: 0 }
+        let shared = Queue::new(Shared { session, is_taken });
+        Self { table: Arc::new(Table { shared, left: Mutex::default() }), seq: 0 }
     }
 
     pub(super) fn seq(&self) -> usize {
@@ -36,7 +45,7 @@ impl Seat {
 
     /// The session under `adapters`, which it accepted before, as soon as the others are done with it.
     pub(super) fn lock(&self, adapters: &[(Arc<Adapter>, f32)]) -> Turn<'_, Shared> {
-        under(adapters, self.shared.enter_patiently())
+        under(adapters, self.table.clear(self.table.shared.enter_patiently()))
     }
 
     /// As [`Seat::lock`], for as long as nobody cancels.
@@ -48,19 +57,35 @@ impl Seat {
         adapters: &[(Arc<Adapter>, f32)],
         cancel: &CancelToken,
     ) -> Result<Turn<'_, Shared>> {
-        Ok(under(adapters, self.shared.enter(cancel)?))
+        Ok(under(adapters, self.table.clear(self.table.shared.enter(cancel)?)))
     }
 
     /// A free sequence of the same session, with a copy of what this one holds.
     pub(super) fn fork(&self) -> Result<Self> {
-        let mut shared = self.shared.enter_patiently();
+        let mut shared = self.table.clear(self.table.shared.enter_patiently());
         let Some(seq) = shared.is_taken.iter().position(|taken| !taken) else {
             let error = Error::new(ErrorKind::Limit, "all sequences of the session are taken");
             return Err(error.got(shared.is_taken.len()).needed("a session with more sequences (n_seq)"));
         };
         shared.session.fork(self.seq, &[seq])?;
         shared.is_taken[seq] = true;
-        Ok(Self { shared: Arc::clone(&self.shared), seq })
+        Ok(Self { table: Arc::clone(&self.table), seq })
+    }
+}
+
+impl Table {
+    /// `shared` without what those who left held.
+    fn clear<'a>(&self, mut shared: Turn<'a, Shared>) -> Turn<'a, Shared> {
+        for seq in self.left().drain(..) {
+            shared.is_taken[seq] = false;
+            // The number is the session's own, so this cannot fail.
+            let _ = shared.session.clear(seq);
+        }
+        shared
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<usize>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -77,9 +102,6 @@ fn under<'a>(adapters: &[(Arc<Adapter>, f32)], mut shared: Turn<'a, Shared>) -> 
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut shared = self.shared.enter_patiently();
-        shared.is_taken[self.seq] = false;
-        // The number is the session's own, so this cannot fail.
-        let _ = shared.session.clear(self.seq);
+        self.table.left().push(self.seq);
     }
 }

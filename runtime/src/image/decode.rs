@@ -8,7 +8,7 @@ use std::{
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, metadata};
 
-use super::{Alpha, Image, Orientation, PixelFormat, jpeg};
+use super::{Alpha, Image, Orientation, PixelFormat, jpeg, webp};
 use crate::{Error, ErrorKind, Result, cancel::CancelToken};
 
 /// What a picture file may cost: a few kilobytes can claim to unpack to many gigabytes.
@@ -231,14 +231,19 @@ fn check_length(path: &Path, limits: &ImageLimits) -> Result<()> {
 
 /// A decoder that has read the header and nothing more, of a picture within the limits, and the format.
 fn header<'a, R: BufRead + Seek + 'a>(
-    source: R,
+    mut source: R,
     limits: &ImageLimits,
 ) -> Result<(impl ImageDecoder + use<'a, R>, ImageFormat)> {
+    let failed = |error| refused(ImageError::IoError(error));
+    if !webp::is_whole(&mut source).map_err(failed)? {
+        let error = Error::new(ErrorKind::InvalidFile, "cannot decode picture").got("a WebP file that is cut short");
+        return Err(error.needed("all of its metadata"));
+    }
     let mut reader = ImageReader::new(source);
     let mut allocation = Limits::no_limits();
     allocation.max_alloc = Some(limits.max_decoded_bytes.saturating_add(DECODER_SCRATCH_BYTES));
     reader.limits(allocation);
-    let reader = reader.with_guessed_format().map_err(|error| refused(ImageError::IoError(error)))?;
+    let reader = reader.with_guessed_format().map_err(failed)?;
     let Some(format) = reader.format() else {
         let error = Error::new(ErrorKind::InvalidFile, "not a picture");
         return Err(error.needed("PNG, JPEG, WebP, GIF or BMP"));

@@ -11,6 +11,7 @@ mod orientation;
 mod plan;
 mod raw;
 mod resize;
+mod webp;
 
 pub use boxes::{BoxCoordinates, BoxMap};
 pub use budget::ImageBudget;

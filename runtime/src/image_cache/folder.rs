@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, File},
-    io::{ErrorKind as IoErrorKind, Write as _},
+    io::{self, ErrorKind as IoErrorKind, Read as _, Write as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -41,7 +41,7 @@ impl Folder {
     pub(super) fn load(&self, key: &[u8; DIGEST], width: usize) -> Option<ImageEmbedding> {
         let path = self.path.join(file_name(key));
         let read = || {
-            let bytes = match fs::read(&path) {
+            let bytes = match self.read(&path) {
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == IoErrorKind::NotFound => return Ok(None),
                 Err(source) => return Err(Error::io("cannot read file", &path, source)),
@@ -57,6 +57,13 @@ impl Folder {
         // A file that keeps its old time goes earlier, no more.
         let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
         Some(found)
+    }
+
+    /// The file at `path`, cut where it is longer than any that the folder takes.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(self.max_bytes).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Writes `embedding`, unless it is larger than the whole folder may be, and makes room for it.

@@ -102,7 +102,7 @@ impl ImageCache {
             self.keep(key, &loaded, |stats| stats.n_loaded += 1);
             return Ok(loaded);
         }
-        let encoded = Arc::new(model.encode_image(&resize(image, budget, cancel)?, cancel)?);
+        let encoded = Arc::new(model.encode_image(&resize(model, image, budget, cancel)?, cancel)?);
         if let Some(Err(error)) = folder.map(|folder| folder.store(&key, &encoded)) {
             tracing::warn!(%error, "the embedding of a picture is not kept");
         }

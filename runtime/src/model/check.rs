@@ -74,7 +74,7 @@ impl<'a> Checked<'a> {
 /// # Errors
 /// `InvalidFile` for a missing tensor, `Mismatch` for a wrong shape, `Unsupported` for a type that cannot be multiplied
 /// and for a tensor that does not belong to the architecture.
-pub(super) fn check_tensors(file: &GgufFile, hyper: &Hyperparameters, n_vocab: u64) -> Result<()> {
+pub(crate) fn check_tensors(file: &GgufFile, hyper: &Hyperparameters, n_vocab: u64) -> Result<()> {
     file.check_alignment()?;
     let n_embd = u64::from(hyper.n_embd);
     let mut checked = Checked::new(file);

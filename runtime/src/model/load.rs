@@ -39,7 +39,8 @@ pub struct ModelOptions {
     pub text_only: bool,
     /// Where layers are computed; default [`DeviceChoice::Auto`]. [`Model::placement`] tells what came of it.
     pub device: DeviceChoice,
-    /// Layers kept on a GPU, from the first on, where there is one; default -1: all.
+    /// Layers kept on a GPU, from the last on, where there is one; the output matrix counts as the last of all, so
+    /// a model of 28 layers is there whole with 29. Default -1: all.
     pub gpu_layers: i32,
     /// Let llama.cpp copy weights into layouts that suit the processor; default false. Makes long prompts faster with
     /// some quantized types, costs a second copy of the weights, and moves the log-probs of the sampler away from those

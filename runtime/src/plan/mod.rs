@@ -128,12 +128,12 @@ impl InferencePlan {
         Shape::read(file, mmproj)?.plan(request)
     }
 
-    /// As [`InferencePlan::new`] of a model that is loaded.
+    /// As [`InferencePlan::new`] of a model that is loaded, whose weights are repacked or not whatever the request says.
     ///
     /// # Errors
     /// `InvalidInput` for a session out of range.
     pub fn of_model(model: &Model, request: &InferenceRequest) -> Result<Self> {
-        Shape::of(model).plan(request)
+        Shape::of(model).plan(&of_loaded(model, request))
     }
 
     /// The plan nearest to `request` that takes at most `budget` bytes. Given up, in this order: the batch of prompts, down
@@ -151,18 +151,23 @@ impl InferencePlan {
     /// # Errors
     /// As [`InferencePlan::fit`].
     pub fn fit_model(model: &Model, request: &InferenceRequest, budget: usize) -> Result<Self> {
-        fit::fit(&Shape::of(model), request, budget)
+        fit::fit(&Shape::of(model), &of_loaded(model, request), budget)
     }
 
     /// The most anonymous memory at a time, in bytes.
     pub fn peak_bytes(&self) -> usize {
-        self.parts.iter().map(|(_, bytes)| bytes).sum()
+        self.parts.iter().fold(0, |sum: usize, (_, bytes)| sum.saturating_add(*bytes))
     }
 
     /// Bytes of one part.
     pub fn bytes(&self, part: InferencePart) -> usize {
         self.parts.iter().find(|(known, _)| *known == part).map_or(0, |&(_, bytes)| bytes)
     }
+}
+
+/// `request` as `model` was loaded.
+fn of_loaded(model: &Model, request: &InferenceRequest) -> InferenceRequest {
+    InferenceRequest { repack: model.kernels().0, ..request.clone() }
 }
 
 /// What of a model decides about memory.
@@ -180,6 +185,7 @@ impl Shape {
         let failed = |error: Error| error.at(file.path().display());
         let hyper = Hyperparameters::read(file).map_err(failed)?;
         let n_vocab = check::check_vocabulary(file).map_err(failed)?;
+        check::check_tensors(file, &hyper, n_vocab).map_err(failed)?;
         let tower = mmproj.map(|mmproj| {
             let info = projector::check(mmproj, &hyper).map_err(|error| error.at(mmproj.path().display()))?;
             Ok((info.tower, tensor_bytes(mmproj), info.default_budget().max_pixels))
@@ -219,7 +225,7 @@ impl Shape {
             let embedding = image_tokens * n_embd * size_of::<f32>();
             parts.push((InferencePart::ImageWeights, bytes));
             parts.push((InferencePart::ImageGraph, image_graph(&tower, max_pixels as usize, embedding)));
-            parts.push((InferencePart::Pictures, request.n_pictures * embedding));
+            parts.push((InferencePart::Pictures, request.n_pictures.saturating_mul(embedding)));
         }
         parts.retain(|&(_, bytes)| bytes > 0);
         Ok(InferencePlan { session, image_tokens, max_pixels, parts, mapped_bytes: self.mapped_bytes })
@@ -228,12 +234,12 @@ impl Shape {
     fn keys_and_values(&self, session: &SessionOptions) -> usize {
         let width = self.hyper.n_head_kv as usize * self.hyper.head_dim as usize;
         let n_cells = session.n_ctx.next_multiple_of(CELL_BLOCK) * session.n_seq;
-        let numbers = 2 * self.hyper.n_layer as usize * n_cells * width;
+        let numbers = (2 * self.hyper.n_layer as usize * n_cells).saturating_mul(width);
         match session.kv_type {
-            KvType::F32 => 4 * numbers,
-            KvType::F16 => 2 * numbers,
+            KvType::F32 => numbers.saturating_mul(4),
+            KvType::F16 => numbers.saturating_mul(2),
             // A scale of 16 bits for every 32 numbers.
-            KvType::Q8_0 => numbers / 32 * 34,
+            KvType::Q8_0 => (numbers / 32).saturating_mul(34),
         }
     }
 
@@ -242,8 +248,8 @@ impl Shape {
     /// layers; what threads convert activations into. The logits of all sequences exist once more on the host.
     fn graphs(&self, session: &SessionOptions) -> usize {
         let Hyperparameters { n_embd, n_ff, n_head, n_head_kv, head_dim, n_deepstack, .. } = self.hyper;
-        let [n_embd, n_ff, query, key] =
-            [n_embd, n_ff, n_head * head_dim, n_head_kv * head_dim].map(|width| width as usize);
+        let [n_embd, n_ff, query, key] = [(n_embd, 1), (n_ff, 1), (n_head, head_dim), (n_head_kv, head_dim)]
+            .map(|(n, width)| n as usize * width as usize);
         let n_cells = session.n_ctx.next_multiple_of(CELL_BLOCK);
         let n_batch = session.n_ubatch.next_multiple_of(session.n_seq).min(n_cells * session.n_seq);
         // Fused attention has a mask in F16.

@@ -45,7 +45,7 @@ pub(crate) fn encode(
     let runs = prompt_runs(model, prompt)?;
     let pictures = images(prompt).map(|image| {
         let resized = match budget {
-            Some(budget) => &resize(image, &budget, cancel)?,
+            Some(budget) => &resize(model, image, &budget, cancel)?,
             None => image,
         };
         model.encode_image(resized, cancel).map(Arc::new)
@@ -139,7 +139,12 @@ pub(crate) fn runs(model: &Model, chat: &Chat<'_>) -> Result<Vec<Vec<TokenId>>> 
 }
 
 /// The picture at the size of `budget`, which is refused before the work when the encoder would not take it.
-pub(crate) fn resize(image: &Image, budget: &ImageBudget, cancel: &CancelToken) -> Result<Image> {
+pub(crate) fn resize(model: &Model, image: &Image, budget: &ImageBudget, cancel: &CancelToken) -> Result<Image> {
+    let factor = model.image_budget().map_or(budget.factor, |budget| budget.factor);
+    if budget.factor != factor {
+        let error = Error::new(ErrorKind::InvalidInput, "image budget is of another model").at("factor");
+        return Err(error.got(budget.factor).needed(factor));
+    }
     let n_tokens = budget.tokens_for(image.width(), image.height())?;
     if n_tokens > MAX_IMAGE_TOKENS {
         let error = Error::new(ErrorKind::Limit, "picture too large").got(format!("{n_tokens} tokens"));

@@ -34,7 +34,7 @@ use crate::{
     cancel::CancelToken,
     image::ImageBudget,
     model::{Model, TokenId},
-    plan::{InferencePlan, InferenceRequest},
+    plan::{InferencePart, InferencePlan, InferenceRequest},
     prompt::{EncodedPrompt, ImageEmbedding, Segment},
     speculate::Drafter,
     timings::Timings,
@@ -50,6 +50,7 @@ pub struct Session {
     model: Model,
     options: SessionOptions,
     image_budget: Option<ImageBudget>,
+    fitted: Option<Fitted>,
     sequences: Vec<Sequence>,
     batch: Batch,
     timings: Timings,
@@ -63,6 +64,15 @@ pub struct Session {
     n_clears: u64,
 }
 
+/// What a memory budget leaves for what is not the session itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fitted {
+    /// For embeddings of pictures.
+    pub(crate) picture_bytes: usize,
+    /// For anything else.
+    pub(crate) spare_bytes: usize,
+}
+
 /// What a sequence holds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sequence {
@@ -71,8 +81,8 @@ struct Sequence {
     next_position: i32,
     /// Entry of the last batch that holds this sequence's logits.
     logits_at: Option<usize>,
-    /// Entries before it that hold those of the tokens before.
-    n_logits_before: usize,
+    /// Tokens that the last call decoded, each with logits of its own; 0 behind a prompt.
+    n_run: usize,
     /// Where activated adapters acted on it; plain ones acted on all of it.
     activation: Activation,
     /// Whether a fork from or to it waits for the next decode call, which copies the data.
@@ -87,7 +97,7 @@ impl Session {
     /// when llama.cpp refuses, memory included.
     pub fn new(model: &Model, options: &SessionOptions) -> Result<Self> {
         options.check_for(model.hyper())?;
-        let mut image_budget = model.image_budget();
+        let (mut image_budget, mut fitted) = (model.image_budget(), None);
         let options = &match options.memory_budget {
             None => *options,
             Some(budget) => {
@@ -99,6 +109,10 @@ impl Session {
                     max_pixels: max_pixels(budget),
                     ..budget
                 });
+                fitted = Some(Fitted {
+                    picture_bytes: plan.bytes(InferencePart::Pictures),
+                    spare_bytes: budget - plan.peak_bytes(),
+                });
                 plan.session
             }
         };
@@ -108,6 +122,7 @@ impl Session {
             model: model.clone(),
             options: *options,
             image_budget,
+            fitted,
             sequences: vec![Sequence::default(); options.n_seq],
             batch: Batch::new(wants_all_logits(model)),
             timings: Timings::default(),
@@ -134,6 +149,11 @@ impl Session {
         self.image_budget
     }
 
+    /// What its memory budget leaves; `None` without one.
+    pub(crate) fn fitted(&self) -> Option<Fitted> {
+        self.fitted
+    }
+
     /// What the session did so far.
     pub fn timings(&self) -> &Timings {
         &self.timings
@@ -153,6 +173,11 @@ impl Session {
     pub fn set_cancel(&mut self, cancel: CancelToken) {
         self.drafter.iter_mut().for_each(|drafter| drafter.set_cancel(&cancel));
         self.context.set_cancel(cancel);
+    }
+
+    /// What stops its calls.
+    pub(crate) fn cancel(&self) -> &CancelToken {
+        self.context.cancel()
     }
 
     /// Tokens that sequence `seq` holds; 0 for a number out of range.
@@ -180,7 +205,7 @@ impl Session {
         if result.is_err() {
             self.context.truncate(seq, before.next_position);
             let is_unsettled = self.sequences[seq].is_unsettled;
-            self.sequences[seq] = Sequence { logits_at: None, n_logits_before: 0, is_unsettled, ..before };
+            self.sequences[seq] = Sequence { logits_at: None, n_run: 0, is_unsettled, ..before };
         }
         self.timings.prefill_ms += start.elapsed().as_secs_f64() * 1e3;
         if result.is_ok() {
@@ -228,6 +253,7 @@ impl Session {
         }
         for (index, &(seq, _)) in tokens.iter().enumerate() {
             self.advance(seq, 1, 1, Some(index));
+            self.sequences[seq].n_run = 1;
         }
         self.timings.decode_ms += start.elapsed().as_secs_f64() * 1e3;
         self.timings.n_decoded += tokens.len() as u64;
@@ -439,7 +465,7 @@ impl Session {
         sequence.n_tokens += n_tokens;
         sequence.next_position += n_positions;
         sequence.logits_at = logits_at;
-        sequence.n_logits_before = 0;
+        sequence.n_run = 0;
     }
 
     fn failed(&self, failure: DecodeFailure) -> Error {

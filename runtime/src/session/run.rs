@@ -54,20 +54,20 @@ impl Session {
             return Err(error);
         }
         self.advance(seq, tokens.len(), tokens.len() as i32, Some(tokens.len() - 1));
-        self.sequences[seq].n_logits_before = tokens.len() - 1;
+        self.sequences[seq].n_run = tokens.len();
         self.timings.decode_ms += start.elapsed().as_secs_f64() * 1e3;
         self.timings.n_decoded += tokens.len() as u64;
         self.timings.n_decode_calls += 1;
         Ok(())
     }
 
-    /// The logits after token `index` of the run that `seq` took part in last, one for each token of the vocabulary.
+    /// The logits after token `index` of the run that `seq` decoded last, one for each token of the vocabulary.
     ///
     /// # Errors
     /// `InvalidInput` when the last call was another, or the run had fewer tokens.
     pub fn run_logits(&self, seq: usize, index: usize) -> Result<&[f32]> {
-        let Sequence { logits_at, n_logits_before, .. } = *self.sequence(seq)?;
-        let entry = logits_at.filter(|_| index <= n_logits_before).map(|last| last - n_logits_before + index);
+        let Sequence { logits_at, n_run, .. } = *self.sequence(seq)?;
+        let entry = logits_at.filter(|_| index < n_run).map(|last| last + 1 - n_run + index);
         entry.and_then(|entry| self.context.logits(entry)).ok_or_else(|| no_logits(seq))
     }
 
@@ -78,7 +78,7 @@ impl Session {
     /// `InvalidInput` when the last call was another, or the run had fewer tokens.
     pub fn take_back(&mut self, seq: usize, n: usize) -> Result<()> {
         let before = *self.sequence(seq)?;
-        let n_run = before.logits_at.map_or(0, |_| before.n_logits_before + 1);
+        let n_run = before.logits_at.map_or(0, |_| before.n_run);
         if n > n_run {
             let error = Error::new(ErrorKind::InvalidInput, "more tokens to take back than the last run had").got(n);
             return Err(error.at(format!("sequence {seq}")).needed(format!("at most {n_run}")));
@@ -94,7 +94,7 @@ impl Session {
         self.timings.n_decoded = self.timings.n_decoded.saturating_sub(n as u64);
         if n < n_run {
             self.sequences[seq].logits_at = before.logits_at.map(|last| last - n);
-            self.sequences[seq].n_logits_before = before.n_logits_before - n;
+            self.sequences[seq].n_run = n_run - n;
         }
         Ok(())
     }

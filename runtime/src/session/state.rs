@@ -119,8 +119,9 @@ impl Session {
     /// llama.cpp refused the state or was cancelled.
     pub fn restore(&mut self, seq: usize, state: &SequenceState, content: &EncodedPrompt) -> Result<()> {
         self.sequence(seq)?;
+        // First: what a damaged file claims to hold is not even read.
+        self.check_room(&Sequence::default(), content.n_tokens())?;
         self.check_state(state, content)?;
-        self.check_room(&Sequence::default(), state.n_tokens)?;
         self.clear(seq)?;
         self.settle(seq)?;
         self.forget_logits();

@@ -22,7 +22,7 @@ use crate::{
     cancel::CancelToken,
     model::{Model, TokenId},
     prompt::EncodedPrompt,
-    session::Session,
+    session::{Fitted, Session, SessionOptions},
 };
 
 /// How a session guesses tokens ahead; see [`Session::set_speculation`].
@@ -63,6 +63,18 @@ impl Speculation {
         n_draft.saturating_add(1)
     }
 
+    /// Bytes of anonymous memory that guesses for a session of `options` take beside it, by [`crate::InferencePlan`]: the
+    /// vocabulary and the session of a draft model.
+    ///
+    /// # Errors
+    /// Those of [`Session::new`] for options out of range.
+    pub fn memory_bytes(&self, options: &SessionOptions) -> Result<usize> {
+        match self {
+            Self::NGrams { .. } => Ok(0),
+            Self::Model { model, .. } => model::memory_bytes(model, options),
+        }
+    }
+
     fn check(&self, session: &Session) -> Result<()> {
         let (Self::NGrams { n_draft, .. } | Self::Model { n_draft, .. }) = self;
         if *n_draft == 0 || matches!(self, Self::NGrams { n_match: 0, .. }) {
@@ -72,6 +84,13 @@ impl Speculation {
         if self.n_logits() > n_logits {
             let error = Error::new(ErrorKind::InvalidInput, "session has no room for the logits of the guesses");
             return Err(error.at("n_logits").got(n_logits).needed(format!("at least {}", self.n_logits())));
+        }
+        if let Some(Fitted { spare_bytes, .. }) = session.fitted() {
+            let n_bytes = self.memory_bytes(session.options())?;
+            if n_bytes > spare_bytes {
+                let error = Error::new(ErrorKind::Limit, "the draft model does not fit the session's memory budget");
+                return Err(error.got(format!("{spare_bytes} bytes left")).needed(format!("{n_bytes} bytes")));
+            }
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use crate::{
     answer::{Draft, Writer},
     cancel::CancelToken,
     model::{Model, TokenId},
+    plan::{InferencePlan, InferenceRequest},
     prompt::{EncodedPrompt, ImageEmbedding, Segment},
     session::{Session, SessionOptions},
 };
@@ -19,6 +20,19 @@ pub(crate) struct ModelDrafter {
     session: Session,
     /// What its sequence holds.
     held: EncodedPrompt,
+}
+
+/// The session of the draft `model` beside one of `options`, which is all that the budget of that one counts.
+fn draft_options(model: &Model, options: &SessionOptions) -> SessionOptions {
+    let n_ctx = options.n_ctx.min(model.info().n_ctx_train);
+    SessionOptions { n_ctx, n_seq: 1, n_logits: 1, memory_budget: None, ..*options }
+}
+
+/// See [`super::Speculation::memory_bytes`].
+pub(super) fn memory_bytes(model: &Model, options: &SessionOptions) -> Result<usize> {
+    let session = draft_options(model, options);
+    let request = InferenceRequest { session, n_pictures: 0, max_image_tokens: 0, ..InferenceRequest::default() };
+    Ok(InferencePlan::of_model(model, &request)?.peak_bytes())
 }
 
 impl ModelDrafter {
@@ -39,8 +53,7 @@ impl ModelDrafter {
                 target.path().display()
             )));
         }
-        let n_ctx = session.options().n_ctx.min(model.info().n_ctx_train);
-        let options = SessionOptions { n_ctx, n_seq: 1, n_logits: 1, ..*session.options() };
+        let options = draft_options(model, session.options());
         Ok(Self { session: Session::new(model, &options)?, held: EncodedPrompt::default() })
     }
 

@@ -186,3 +186,13 @@ fn hundreds_of_damaged_files_end_in_errors_or_models_but_never_in_an_abort() {
 fn thousands_of_damaged_files_end_in_errors_or_models_but_never_in_an_abort() {
     use_damaged(1000..6000);
 }
+
+#[test]
+#[cfg(unix)]
+fn a_pipe_in_place_of_a_file_is_refused_and_not_waited_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("model.gguf");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("every Unix has it");
+    assert!(made.success());
+    assert_eq!(load(&pipe).expect_err("no file").kind(), ErrorKind::InvalidFile);
+}

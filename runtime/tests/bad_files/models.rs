@@ -1,6 +1,9 @@
 //! Models that contradict themselves.
 
-use owlet_runtime::{ErrorKind, gguf::GgmlType};
+use owlet_runtime::{
+    ErrorKind, InferencePlan, InferenceRequest,
+    gguf::{GgmlType, GgufFile},
+};
 
 use super::{
     Case, check,
@@ -217,4 +220,25 @@ fn a_message_names_each_place_once() {
     let message = load(&path).expect_err("too short").to_string();
     let expected = format!("wrong tensor shape: {}: output_norm.weight: got [7], needed [32]", path.display());
     assert_eq!(message, expected);
+}
+
+#[test]
+fn plans_refuse_what_models_are_refused_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.gguf");
+    let mut draft = tiny::model();
+    // Products of these do not fit 32 bits.
+    for key in ["attention.head_count", "attention.key_length", "attention.value_length", "rope.dimension_count"] {
+        draft.set(&format!("qwen3vl.{key}"), 65_536u32);
+    }
+    let file = GgufFile::open(&draft.write(&path)).expect("well formed");
+    let refused = [InferencePlan::new(&file, None, &InferenceRequest::default()).err(), load(&path).err()];
+    let texts = refused.map(|error| error.expect("refused").to_string());
+    assert_eq!(texts[0], texts[1]);
+
+    let file = GgufFile::open(&tiny::model().write(&path)).expect("well formed");
+    let endless =
+        InferenceRequest { n_pictures: usize::MAX, prompt_cache_bytes: usize::MAX, ..InferenceRequest::default() };
+    let plan = InferencePlan::new(&file, None, &endless).expect("a plan");
+    assert_eq!(plan.peak_bytes(), usize::MAX);
 }

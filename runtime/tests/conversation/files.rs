@@ -122,6 +122,19 @@ fn a_conversation_of_something_else_is_refused_by_what_differs() {
         n_refused += usize::from(resume(&path, session(&model), &[(used.clone(), 0.5)]).is_err());
     }
     assert!(n_refused > 5, "{n_refused}");
+    // Names its picture so often that no context holds it: refused before any of it is read.
+    let header = u64::from_le_bytes(*bytes[8..].first_chunk().expect("a length")) as usize;
+    let mut named: serde_json::Value = serde_json::from_slice(&bytes[16..16 + header]).expect("JSON");
+    let held = named["held"].as_array_mut().expect("a list");
+    held.extend(std::iter::repeat_n(serde_json::json!({ "picture": 0 }), 1_000));
+    let named = serde_json::to_vec(&named).expect("JSON");
+    let mut endless = bytes[..8].to_vec();
+    endless.extend((named.len() as u64).to_le_bytes());
+    endless.extend([&named, &content[16 + header..]].concat());
+    endless.extend(Sha256::digest(&endless));
+    std::fs::write(&path, &endless).expect("writes");
+    let error = resume(&path, session(&model), &[(used, 0.5)]).expect_err("too long");
+    assert_eq!(error.kind(), ErrorKind::ContextOverflow, "{error}");
     let mut later = bytes.clone();
     later[7] += 1;
     assert_eq!(parsed(&later), Err(ErrorKind::Unsupported));

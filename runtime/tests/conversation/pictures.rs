@@ -5,9 +5,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use owlet_runtime::{CancelToken, ImageBudget, ImageCache};
+use owlet_runtime::{CancelToken, ErrorKind, ImageBudget, ImageCache, Prompt};
 
-use super::{common::tiny, picture};
+use super::{common::tiny, picture, user};
 
 #[test]
 fn pictures_are_kept_on_disk_and_damaged_files_are_encoded_again() {
@@ -102,4 +102,22 @@ fn the_folder_keeps_to_its_limit_and_to_its_own_files() {
     assert_eq!(names(), before);
     open(length).embed(&model, &picture(5), &budget, &never).expect("encodes");
     assert_eq!(names().len(), others.len() + 1);
+}
+
+#[test]
+fn a_budget_of_another_model_is_refused_before_the_work() {
+    let (model, _folder) = tiny::load();
+    let own = model.image_budget().expect("sees");
+    // A token of 65,536 pixels a side would be 13 GB.
+    let other = ImageBudget { factor: 65_536, min_pixels: 1, max_pixels: 1 << 33 };
+    let prompt = Prompt { messages: vec![user("What?", &[1])], ..Prompt::default() };
+    let cache = ImageCache::new(1 << 20);
+    let errors = [
+        model.encode_with(&prompt, other).map(drop),
+        cache.embed(&model, &picture(1), &other, &CancelToken::new()).map(drop),
+    ];
+    for error in errors.map(|result| result.expect_err("refused")) {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.to_string().contains(&format!("got 65536, needed {}", own.factor)), "{error}");
+    }
 }

@@ -1,8 +1,8 @@
 //! Conversations that share a session, and the adapters of each.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
-use owlet_runtime::{Adapter, ErrorKind, Model, gguf::GgmlType};
+use owlet_runtime::{Adapter, CancelToken, ErrorKind, Model, gguf::GgmlType};
 
 use super::{answered, ask, assert_same_answer, common::tiny, conversation, from_scratch, said, user};
 
@@ -99,4 +99,20 @@ fn adapters_that_do_nothing_are_told_from_those_that_do() {
     });
     let untrained = Arc::new(Adapter::from_bytes(&model, &untrained.bytes()).expect("loads"));
     assert_eq!(untrained.check_effect(1.0, 1).expect_err("no effect").kind(), ErrorKind::NoEffect);
+}
+
+#[test]
+fn a_conversation_may_be_dropped_in_the_middle_of_anothers_answer() {
+    let (model, _folder) = tiny::load();
+    let mut first = conversation(&model);
+    ask(&mut first, user("What is this?", &[1]));
+    let mut second = Some(first.fork().expect("a second sequence"));
+    let question = user("Is it an owl?", &[]);
+    let turn = first.ask(question, &CancelToken::new(), &mut |_| {
+        drop(second.take());
+        ControlFlow::Continue(())
+    });
+    turn.expect("answers");
+    let third = first.fork().expect("the place is free again");
+    assert_eq!(third.n_tokens(), first.n_tokens());
 }

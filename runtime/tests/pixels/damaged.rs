@@ -103,3 +103,28 @@ fn headers_that_claim_too_much_are_refused_before_the_memory_is_taken() {
         assert_eq!(error.kind(), ErrorKind::Limit, "{name}: {error}");
     }
 }
+
+#[test]
+fn metadata_that_claim_more_than_their_file_are_refused_before_the_memory_is_taken() {
+    let pixels = std::fs::read(picture("lossless.webp")).expect("reads");
+    let (width, height) = Image::probe(picture("lossless.webp")).expect("a good file");
+    let chunk = |name: &[u8; 4], claimed: u32, data: &[u8]| [name, &claimed.to_le_bytes()[..], data].concat();
+    let size = [width - 1, height - 1].map(|side| side.to_le_bytes());
+    let canvas = [&[0x08 /* EXIF */, 0, 0, 0], &size[0][..3], &size[1][..3]].concat();
+    let file = |exif: Vec<u8>| {
+        let chunks = [&b"WEBP"[..], &chunk(b"VP8X", 10, &canvas), &pixels[12..], &exif].concat();
+        chunk(b"RIFF", chunks.len() as u32, &chunks)
+    };
+    Image::from_encoded(&file(chunk(b"EXIF", 2, b"II"))).expect("nonsense is no orientation");
+    let folder = tempfile::tempdir().expect("a folder");
+    for claimed in [3, 1 << 20, 0xffff_fffe] {
+        let bytes = file(chunk(b"EXIF", claimed, b"II"));
+        let path = folder.path().join("a.webp");
+        std::fs::write(&path, &bytes).expect("writes");
+        for error in [Image::from_encoded(&bytes).err(), Image::probe(&path).err()] {
+            let error = error.unwrap_or_else(|| panic!("{claimed} bytes"));
+            assert_eq!(error.kind(), ErrorKind::InvalidFile, "{error}");
+            assert!(error.to_string().contains("cut short"), "{error}");
+        }
+    }
+}
