@@ -202,8 +202,9 @@ fn sessions_fit_themselves_to_a_budget_or_refuse() {
     let repacked = Model::load(model.path(), &repack).expect("loads");
     let plan = InferencePlan::of_model(&repacked, &request).expect("a plan");
     assert_eq!(plan.bytes(InferencePart::RepackedWeights), plan.mapped_bytes);
-    let error = Session::new(&repacked, &SessionOptions { memory_budget: Some(budget), ..wanted });
-    assert!(error.is_err_and(|error| error.kind() == ErrorKind::Limit), "{} more bytes", plan.mapped_bytes);
+    let fitted = Session::new(&repacked, &SessionOptions { memory_budget: Some(free.peak_bytes()), ..wanted });
+    let fitted = fitted.map(|session| (session.options().n_ctx, session.options().n_ubatch));
+    assert_ne!(fitted.ok(), Some((4096, 512)), "something has to give way");
     let error = session(20 << 20).expect_err("too small");
     assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
 }
