@@ -5,7 +5,10 @@ mod piped;
 
 use std::{fs, path::Path, process::Output};
 
-use owlet::{AdapterFile, LoraConfig, LoraWeights, Model, ModelOptions, Precision};
+use owlet::{
+    AdapterFile, LoraConfig, LoraWeights, Model, ModelOptions, Precision, Role,
+    conversation::{ChatPart, SavedConversation},
+};
 use owlet_adapters::engine::{Engine, EngineOptions};
 use owlet_models::{Split, TaskKind, sample};
 use tempfile::TempDir;
@@ -120,6 +123,19 @@ fn a_chat_over_a_pipe_ends_at_the_first_error() {
 
 #[test]
 fn a_full_context_forgets_on_demand() {
+#[test]
+fn results_of_tools_are_answered() {
+    let folder = workshop();
+    let input = format!("{}/tool 3 shapes\n", QUESTIONS[0]);
+    let output = chat(folder.path(), &["--session", "saved"], &input);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(computed(&output).len(), 2, "{}", text(&output.stderr));
+    let saved = SavedConversation::open(folder.path().join("saved")).expect("a whole file");
+    let roles: Vec<_> = saved.messages().iter().map(|message| message.role).collect();
+    assert_eq!(roles, [Role::User, Role::Assistant, Role::Tool, Role::Assistant]);
+    assert_eq!(saved.messages()[2].parts, [ChatPart::Text("3 shapes".to_owned())]);
+}
+
     let folder = workshop();
     let question = "/image a.png\nHow many shapes are there?\n";
     let refused = chat(folder.path(), &["--context", "300"], &question.repeat(12));

@@ -199,9 +199,9 @@ impl Chat<'_> {
             "/save" => self.conversation.save(Path::new(argument))?,
             _ if word.starts_with('/') => {
                 let known = "/image FILE, /adapter FILE[=SCALE], /save FILE, /tool RESULT or /quit";
+            "/tool" => self.answer(Role::Tool, argument)?,
                 return Err(Failure::argument("no such command", word, known));
             }
-            "/tool" => self.answer(Role::Tool, argument)?,
             _ => self.answer(Role::User, line)?,
         }
         Ok(ControlFlow::Continue(()))
