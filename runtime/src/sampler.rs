@@ -124,7 +124,8 @@ impl Sampler {
         Ok(Some(Sampled { token, logprob: self.logprob_of(logits[token as usize]) }))
     }
 
-    /// `token`, which others chose and which may be banned, with its log-probability by `logits`.
+    /// `token`, which others chose and which may be banned, with its log-probability by `logits`: of a banned one among those
+    /// that may be picked and itself.
     ///
     /// # Errors
     /// As [`Sampler::sample`].
@@ -132,14 +133,22 @@ impl Sampler {
         self.weigh(logits)?;
         let logit = usize::try_from(token).ok().and_then(|index| logits.get(index));
         let unknown = || Error::new(ErrorKind::InvalidInput, "no token of the vocabulary").got(token);
-        Ok(Sampled { token, logprob: self.logprob_of(*logit.ok_or_else(unknown)?) })
+        let logprob = self.logprob_of(*logit.ok_or_else(unknown)?);
+        if self.may_pick(token) {
+            return Ok(Sampled { token, logprob });
+        }
+        // With odds p to 1 for the token against all that may be picked: ln(p / (p + 1)), without an exp that overflows.
+        let odds = f64::from(logprob);
+        let logprob = (odds.min(0.0) - (-odds.abs()).exp().ln_1p()) as f32;
+        Ok(Sampled { token, logprob })
     }
 
     /// The `n` most probable tokens of `logits`, which were sampled from or scored last, with their log-probabilities; the most
     /// probable first.
     pub(crate) fn most_probable_of(&self, logits: &[f32], n: usize) -> Vec<Sampled> {
-        let order = |&a: &usize, &b: &usize| self.weights[b].total_cmp(&self.weights[a]).then(a.cmp(&b));
-        let mut tokens: Vec<_> = (0..self.weights.len()).filter(|&token| !self.is_banned[token]).collect();
+        // By logits: the weights of improbable tokens are all 0.
+        let order = |&a: &usize, &b: &usize| logits[b].total_cmp(&logits[a]).then(a.cmp(&b));
+        let mut tokens: Vec<_> = (0..logits.len()).filter(|&token| !self.is_banned[token]).collect();
         if n < tokens.len() {
             tokens.select_nth_unstable_by(n, order);
             tokens.truncate(n);
@@ -208,13 +217,13 @@ impl Sampler {
             return;
         }
         let SamplerOptions { repeat_penalty, repeat_window, presence_penalty, frequency_penalty, .. } = self.options;
-        let recent = &answer[answer.len().saturating_sub(repeat_window)..];
-        for (token, logit) in &mut self.candidates {
-            let count = recent.iter().filter(|&recent| recent == token).count();
-            if count > 0 {
-                *logit = if *logit > 0.0 { *logit / repeat_penalty } else { *logit * repeat_penalty };
-                *logit -= presence_penalty + frequency_penalty * count as f32;
-            }
+        let mut recent = answer[answer.len().saturating_sub(repeat_window)..].to_vec();
+        recent.sort_unstable();
+        for repeats in recent.chunk_by(|a, b| a == b) {
+            let Ok(index) = self.candidates.binary_search_by_key(&repeats[0], |&(token, _)| token) else { continue };
+            let logit = &mut self.candidates[index].1;
+            *logit = if *logit > 0.0 { *logit / repeat_penalty } else { *logit * repeat_penalty };
+            *logit -= presence_penalty + frequency_penalty * repeats.len() as f32;
         }
     }
 

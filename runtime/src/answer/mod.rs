@@ -102,7 +102,8 @@ pub struct Generated {
     /// [`AnswerOptions::top_logprobs`] asks for them.
     pub top_logprobs: Vec<Vec<Sampled>>,
     /// Places in `tokens` of those that the model did not pick: the tag that closed its thinking at the end of the budget.
-    /// Their log-probabilities are the model's all the same; they are nothing to learn from.
+    /// Their log-probabilities are the model's all the same, of a banned token among those that may be picked and itself; they
+    /// are nothing to learn from.
     pub forced: Range<usize>,
     /// What the model thought: the text between its thinking tags.
     pub thinking: String,

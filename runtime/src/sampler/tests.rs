@@ -161,3 +161,28 @@ fn bad_options_and_logits_are_refused() {
     let mut sample = |logits: &[f32]| sampler.sample(logits, &[], &mut Rng::keyed(&[1]));
     assert_eq!(sample(&[f32::NEG_INFINITY, 0.0]).expect("samples").token, 1);
 }
+
+#[test]
+fn the_most_probable_are_named_in_order_at_low_temperatures_too() {
+    // Beside the first one all weights are 0.
+    let logits = [1.0f32, 2.0, 13.0, 20.0];
+    let options = options(|o| o.temperature = 0.1);
+    let mut sampler = Sampler::new(&options, 4, &[]).expect("good options");
+    let scores = [3, 2, 1].map(|token| sampler.score(&logits, token).expect("a token"));
+    assert_eq!(sampler.most_probable_of(&logits, 2), scores[..2]);
+    assert_eq!(sampler.most_probable_of(&logits, 3), scores);
+}
+
+#[test]
+fn a_banned_token_that_others_chose_has_the_probability_that_it_would_have() {
+    for logits in [[1.0f32, 3.0, 2.0, 0.0], [80.0, 0.0, 0.0, 0.0], [-80.0, 0.0, 0.0, 0.0]] {
+        let score = |banned: &[TokenId]| {
+            Sampler::new(&SamplerOptions::default(), 4, banned)
+                .and_then(|mut sampler| sampler.score(&logits, 0))
+                .expect("a token")
+                .logprob
+        };
+        assert!((score(&[0]) - score(&[])).abs() < 1e-5, "{logits:?}");
+        assert!(score(&[0]) <= 0.0, "{logits:?}");
+    }
+}

@@ -4,6 +4,7 @@ mod budget;
 #[path = "../common/mod.rs"]
 mod common;
 mod grammar;
+mod logprobs;
 mod stops;
 mod tools;
 mod valid;
@@ -20,7 +21,6 @@ use owlet_runtime::{
 };
 use tempfile::TempDir;
 
-/// The tiny model, with another `template` if one is given.
 /// The tiny model, with the chat `template` if one is given.
 fn load(template: Option<&str>) -> (Model, TempDir) {
     let folder = tempfile::tempdir().expect("a temporary folder");
