@@ -9,25 +9,54 @@ pub enum ThinkEvent {
     Answer(String),
 }
 
+impl ThinkEvent {
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Thinking(text) | Self::Answer(text) => text,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
     Thinking,
     Answer,
 }
 
-/// Tags, and the side that begins after each.
-const TAGS: [(&str, Side); 6] = [
-    ("<thinking>", Side::Thinking),
-    ("<think>", Side::Thinking),
-    ("</thinking>", Side::Answer),
-    ("</think>", Side::Answer),
-    ("<answer>", Side::Answer),
-    ("</answer>", Side::Answer),
+/// A pair of tags around thoughts.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ThinkTags {
+    pub(crate) opening: &'static str,
+    pub(crate) closing: &'static str,
+}
+
+/// The tags that models put around their thoughts.
+pub(crate) const THINK_TAGS: [ThinkTags; 2] = [
+    ThinkTags { opening: "<thinking>", closing: "</thinking>" },
+    ThinkTags { opening: "<think>", closing: "</think>" },
 ];
+/// What may stand before an answer.
+pub(crate) const ANSWER_TAG: &str = "<answer>";
+/// What may stand behind it.
+const ANSWER_END: &str = "</answer>";
+
+/// All tags, and the side that begins after each.
+fn tags() -> impl Iterator<Item = (&'static str, Side)> {
+    let of_thinking = THINK_TAGS.iter().flat_map(|tags| [(tags.opening, Side::Thinking), (tags.closing, Side::Answer)]);
+    of_thinking.chain([(ANSWER_TAG, Side::Answer), (ANSWER_END, Side::Answer)])
+}
 
 /// Whether `spelling` is a tag that begins or ends thinking.
 pub(crate) fn is_thinking_tag(spelling: &str) -> bool {
-    ["<think>", "</think>", "<thinking>", "</thinking>"].contains(&spelling)
+    THINK_TAGS.iter().any(|tags| [tags.opening, tags.closing].contains(&spelling))
+}
+
+/// A piece of text without a tag in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) event: ThinkEvent,
+    /// Where it ends in all text that was pushed, in bytes.
+    pub(crate) end: usize,
 }
 
 /// Splits streamed text at thinking and answer tags. Tags may be split across pieces; blank space right after a tag is
@@ -37,6 +66,8 @@ pub struct ThinkSplitter {
     side: Side,
     /// Text that may be the start of a tag.
     held: String,
+    /// Bytes that came before it.
+    n_read: usize,
     /// Whether only blank space came since the last tag.
     after_tag: bool,
     /// Whether tags begin no more thinking.
@@ -54,12 +85,19 @@ impl Default for ThinkSplitter {
 impl ThinkSplitter {
     /// A splitter for text that begins outside of any tag.
     pub fn new() -> Self {
-        Self { side: Side::Answer, held: String::new(), after_tag: false, is_settled: false, is_literal: false }
+        Self {
+            side: Side::Answer,
+            held: String::new(),
+            n_read: 0,
+            after_tag: false,
+            is_settled: false,
+            is_literal: false,
+        }
     }
 
     /// A splitter for text that begins in the middle of thinking, as after templates that end in `<think>`.
     pub fn inside_thinking() -> Self {
-        Self { side: Side::Thinking, held: String::new(), after_tag: true, is_settled: false, is_literal: false }
+        Self { side: Side::Thinking, after_tag: true, ..Self::new() }
     }
 
     pub(crate) fn is_thinking(&self) -> bool {
@@ -83,50 +121,77 @@ impl ThinkSplitter {
 
     /// Takes the next piece of text and returns what is certain by now.
     pub fn push(&mut self, text: &str) -> Vec<ThinkEvent> {
-        self.held.push_str(text);
-        let mut events = Vec::new();
-        while let Some(at) = self.held.find('<').filter(|_| !self.is_literal) {
-            let rest = &self.held[at..];
-            if let Some(&(tag, side)) = TAGS.iter().find(|(tag, _)| rest.starts_with(tag)) {
-                self.emit(at, &mut events);
-                self.held.drain(..tag.len());
-                self.after_tag = true;
-                if !self.is_settled {
-                    self.side = side;
-                }
-            } else if TAGS.iter().any(|(tag, _)| tag.starts_with(rest)) {
-                self.emit(at, &mut events);
-                return events;
-            } else {
-                self.emit(at + 1, &mut events);
-            }
-        }
-        self.emit(self.held.len(), &mut events);
-        events
+        joined(self.split(text))
     }
 
     /// Ends the text: what looked like the start of a tag was none.
     pub fn finish(&mut self) -> Vec<ThinkEvent> {
-        let mut events = Vec::new();
-        self.emit(self.held.len(), &mut events);
-        events
+        joined(self.release())
     }
 
-    /// Moves the first `n` held bytes to `events`.
-    fn emit(&mut self, n: usize, events: &mut Vec<ThinkEvent>) {
+    /// [`ThinkSplitter::push`] with the places of what is certain.
+    pub(crate) fn split(&mut self, text: &str) -> Vec<Piece> {
+        self.held.push_str(text);
+        let mut pieces = Vec::new();
+        while let Some(at) = self.held.find('<').filter(|_| !self.is_literal) {
+            let rest = &self.held[at..];
+            if let Some((tag, side)) = tags().find(|(tag, _)| rest.starts_with(tag)) {
+                self.emit(at, &mut pieces);
+                self.held.drain(..tag.len());
+                self.n_read += tag.len();
+                self.after_tag = true;
+                if !self.is_settled {
+                    self.side = side;
+                }
+            } else if tags().any(|(tag, _)| tag.starts_with(rest)) {
+                self.emit(at, &mut pieces);
+                return pieces;
+            } else {
+                self.emit(at + 1, &mut pieces);
+            }
+        }
+        self.emit(self.held.len(), &mut pieces);
+        pieces
+    }
+
+    /// [`ThinkSplitter::finish`] with the places of what was held.
+    pub(crate) fn release(&mut self) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        self.emit(self.held.len(), &mut pieces);
+        pieces
+    }
+
+    /// Moves the first `n` held bytes to `pieces`.
+    fn emit(&mut self, n: usize, pieces: &mut Vec<Piece>) {
         let text: String = self.held.drain(..n).collect();
+        self.n_read += n;
         let text = if self.after_tag { text.trim_start() } else { &text };
         if text.is_empty() {
             return;
         }
         self.after_tag = false;
-        match (self.side, events.last_mut()) {
-            (Side::Thinking, Some(ThinkEvent::Thinking(last))) | (Side::Answer, Some(ThinkEvent::Answer(last))) => {
-                last.push_str(text);
-            }
-            (Side::Thinking, _) => events.push(ThinkEvent::Thinking(text.to_owned())),
-            (Side::Answer, _) => events.push(ThinkEvent::Answer(text.to_owned())),
-        }
+        let text = text.to_owned();
+        let event = match self.side {
+            Side::Thinking => ThinkEvent::Thinking(text),
+            Side::Answer => ThinkEvent::Answer(text),
+        };
+        pieces.push(Piece { event, end: self.n_read });
+    }
+}
+
+/// What `pieces` say, neighbours of one side together.
+fn joined(pieces: Vec<Piece>) -> Vec<ThinkEvent> {
+    let mut events = Vec::new();
+    pieces.into_iter().for_each(|piece| tell(piece.event, &mut events));
+    events
+}
+
+/// Appends `event` to what was `said`.
+pub(crate) fn tell(event: ThinkEvent, said: &mut Vec<ThinkEvent>) {
+    match (said.last_mut(), event) {
+        (Some(ThinkEvent::Thinking(last)), ThinkEvent::Thinking(text))
+        | (Some(ThinkEvent::Answer(last)), ThinkEvent::Answer(text)) => last.push_str(&text),
+        (_, event) => said.push(event),
     }
 }
 

@@ -13,6 +13,7 @@ use super::speech::Speech;
 use crate::{
     Error, Result,
     model::{Model, TokenId},
+    think::{THINK_TAGS, ThinkTags},
 };
 
 /// Tokens kept for the answer, where they are not more than half of its room.
@@ -22,17 +23,19 @@ const ANSWER_TOKENS: usize = 256;
 pub(super) struct Budget {
     /// Most tokens of thinking; `None` closes it only where the model would end the answer within.
     n_tokens: Option<usize>,
-    closings: [Closing; 2],
+    /// One for each of [`THINK_TAGS`].
+    closings: Vec<Closing>,
 }
 
 /// A closing tag with the line breaks that the model's template puts around it.
 struct Closing {
-    opening_tag: &'static str,
-    tag: &'static str,
+    tags: &'static ThinkTags,
     before: String,
     after: String,
     /// Tokens of all that.
     n_tokens: usize,
+    /// Whether the model's template or vocabulary has such tags.
+    is_known: bool,
 }
 
 impl Budget {
@@ -42,25 +45,24 @@ impl Budget {
     /// `Limit` when a tag is too long to tokenize, which none is.
     pub(super) fn new(model: &Model, n_tokens: Option<usize>) -> Result<Self> {
         let template = model.template().source();
-        let closing = |opening_tag, tag: &'static str| {
-            let (before, after) = line_breaks(template, tag);
-            let n_tokens = model.tokenize(&format!("{before}{tag}{after}"), true)?.len();
-            Ok(Closing { opening_tag, tag, before, after, n_tokens })
+        let closing = |tags: &'static ThinkTags| {
+            let (before, after) = line_breaks(template, tags.closing);
+            let n_tokens = model.tokenize(&format!("{before}{}{after}", tags.closing), true)?.len();
+            let is_in_template = [tags.opening, tags.closing].iter().any(|tag| template.contains(tag));
+            let is_known = is_in_template || model.tokenize(tags.opening, true)?.len() == 1;
+            Ok(Closing { tags, before, after, n_tokens, is_known })
         };
-        let closings = [closing("<think>", "</think>")?, closing("<thinking>", "</thinking>")?];
-        Ok(Self { n_tokens, closings })
+        Ok(Self { n_tokens, closings: THINK_TAGS.iter().map(closing).collect::<Result<_>>()? })
     }
 
-    /// Refuses a room of `n_room` tokens that could not hold a closing tag and an answer.
+    /// Refuses a room of `n_room` tokens that could not hold a closing tag and an answer, if the model is known to think.
     ///
     /// # Errors
     /// `error`, with the numbers.
     pub(super) fn check(&self, n_room: usize, error: Error) -> Result<()> {
-        if self.n_tokens.is_none() {
-            return Ok(());
-        }
+        let known = self.closings.iter().filter(|closing| self.n_tokens.is_some() && closing.is_known);
         // Opening and closing tag, a token of thinking and one of the answer.
-        let n_least = 2 * (1 + self.closings.iter().map(|closing| closing.n_tokens).max().unwrap_or(0));
+        let n_least = known.map(|closing| 2 * (1 + closing.n_tokens)).max().unwrap_or(0);
         if n_room >= n_least {
             return Ok(());
         }
@@ -80,15 +82,16 @@ impl Budget {
         room: Room,
         is_over: bool,
     ) -> Result<VecDeque<TokenId>> {
-        let Some(opening_tag) = speech.thinking_tag() else { return Ok(VecDeque::new()) };
-        let [short, long] = &self.closings;
-        let closing = if opening_tag == long.opening_tag { long } else { short };
+        let tags = speech.thinking_tags();
+        let Some(closing) = self.closings.iter().find(|closing| Some(closing.tags) == tags) else {
+            return Ok(VecDeque::new());
+        };
         let n_kept = ANSWER_TOKENS.min(room.n_tokens / 2) + closing.n_tokens;
         let is_spent = self.n_tokens.is_some_and(|n_tokens| n_thought >= n_tokens || room.n_left <= n_kept);
         if !is_spent && !is_over {
             return Ok(VecDeque::new());
         }
-        let Closing { tag, before, after, .. } = closing;
+        let Closing { tags: ThinkTags { closing: tag, .. }, before, after, .. } = closing;
         // The model may be about to close it by itself.
         let text = match tag.strip_prefix(speech.held()) {
             Some(rest) if !speech.held().is_empty() => format!("{rest}{after}"),

@@ -8,13 +8,11 @@ use super::{constraint::Constraint, grammar::GrammarText};
 use crate::{
     Error, ErrorKind, Result,
     model::{Model, TokenId},
+    think::{ANSWER_TAG, THINK_TAGS},
 };
 
 /// Tokens of blank space between a tag and the answer.
 const MAX_BLANKS: usize = 2;
-
-const THINKING_TAGS: [&str; 2] = ["<think>", "<thinking>"];
-const ANSWER_TAG: &str = "<answer>";
 
 /// What all answers under a constraint begin with.
 #[derive(Clone, Debug)]
@@ -38,15 +36,15 @@ impl Entrance {
     }
 
     /// The answer that begins with `text`, if one does.
-    fn begin(&self, text: &str) -> Result<Option<GrammarText>> {
+    fn begin(&self, text: &str) -> Option<GrammarText> {
         let mut begun = self.start.clone();
         for token in self.model.grammar_tokens().spell(text) {
             if !begun.allows(token) {
-                return Ok(None);
+                return None;
             }
-            begun.push(token)?;
+            begun.push(token);
         }
-        Ok(Some(begun))
+        Some(begun)
     }
 
     /// Before an answer, which the model may think about first if it `may_think`. An answer that begins in its thoughts gets to
@@ -88,17 +86,14 @@ impl Gate {
     fn door(&self, n_blanks: usize) -> Place {
         let mut tags = vec![ANSWER_TAG];
         if self.may_think {
-            tags.extend(THINKING_TAGS);
+            tags.extend(THINK_TAGS.iter().map(|tags| tags.opening));
         }
         Place::Door { tags, n_written: 0, text: Some(self.entrance.start.clone()), n_blanks }
     }
 
     /// The thinking ended, and begins again only if it `may_think`. `held` is what the token of the tag had behind it, if a tag
     /// may begin with it.
-    ///
-    /// # Errors
-    /// As [`GrammarText::push`].
-    pub(super) fn reopen(&mut self, may_think: bool, held: &str) -> Result<()> {
+    pub(super) fn reopen(&mut self, may_think: bool, held: &str) {
         self.may_think = may_think;
         self.place = self.door(MAX_BLANKS);
         if let Place::Door { tags, n_written, text, .. } = &mut self.place
@@ -106,9 +101,8 @@ impl Gate {
         {
             tags.retain(|tag| tag.starts_with(held));
             *n_written = held.len();
-            *text = self.entrance.begin(held)?;
+            *text = self.entrance.begin(held);
         }
-        Ok(())
     }
 
     /// Whether `token` may come next, outside of thoughts.
@@ -126,14 +120,11 @@ impl Gate {
 
     /// Notes `token`, which is allowed. Returns whether the answer is decided upon: all text since the last tag belongs to it,
     /// and tags in it are text.
-    ///
-    /// # Errors
-    /// As [`GrammarText::push`].
-    pub(super) fn push(&mut self, token: TokenId) -> Result<bool> {
+    pub(super) fn push(&mut self, token: TokenId) -> bool {
         let (tags, n_written, text, n_blanks) = match &mut self.place {
             Place::Inside(text) => {
-                text.push(token)?;
-                return Ok(true);
+                text.push(token);
+                return true;
             }
             Place::Door { tags, n_written, text, n_blanks } => (tags, n_written, text, n_blanks),
         };
@@ -143,37 +134,34 @@ impl Gate {
         if !fits && !tags.iter().any(is_of_tag) {
             // Only blank space fits neither.
             *n_blanks = n_blanks.saturating_sub(1);
-            return Ok(false);
+            return false;
         }
         tags.retain(is_of_tag);
         *n_written += bytes.len();
         match text {
-            Some(begun) if fits => begun.push(token)?,
+            Some(begun) if fits => begun.push(token),
             _ => *text = None,
         }
         if tags.iter().any(|tag| tag.len() <= *n_written) {
             // Behind `<answer>` come no more tags; of thinking the end is what counts, see `reopen`.
             let text = Some(self.entrance.start.clone());
             self.place = Place::Door { tags: Vec::new(), n_written: 0, text, n_blanks: MAX_BLANKS };
-            return Ok(false);
+            return false;
         }
         if tags.is_empty()
             && let Some(begun) = text.take()
         {
             self.place = Place::Inside(begun);
-            return Ok(true);
+            return true;
         }
-        Ok(false)
+        false
     }
 
     /// Notes `text`, the end of the token that ended the thinking. Returns whether an answer can begin with it.
-    ///
-    /// # Errors
-    /// As [`GrammarText::push`].
-    pub(super) fn push_text(&mut self, text: &str) -> Result<bool> {
-        let Some(begun) = self.entrance.begin(text)? else { return Ok(false) };
+    pub(super) fn push_text(&mut self, text: &str) -> bool {
+        let Some(begun) = self.entrance.begin(text) else { return false };
         self.place = Place::Inside(begun);
-        Ok(true)
+        true
     }
 
     /// Whether the answer may end here.
@@ -188,6 +176,6 @@ impl Gate {
 /// Whether `bytes` of a token continue `tag`, of which `n_written` bytes were written.
 fn continues(tag: &str, n_written: usize, bytes: &[u8]) -> bool {
     let rest = &tag.as_bytes()[n_written..];
-    let may_go_on = THINKING_TAGS.contains(&tag);
+    let may_go_on = THINK_TAGS.iter().any(|tags| tags.opening == tag);
     !bytes.is_empty() && (rest.starts_with(bytes) || (may_go_on && bytes.starts_with(rest)))
 }

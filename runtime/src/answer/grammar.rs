@@ -119,23 +119,31 @@ impl GrammarText {
         self.is_complete
     }
 
-    /// Appends `token`, which is allowed.
-    ///
-    /// # Errors
-    /// `Limit` when the engine gives up.
-    pub(super) fn push(&mut self, token: TokenId) -> Result<()> {
-        self.matcher.consume_token(token as u32).map_err(|error| gave_up(&error.to_string()))?;
-        self.look_ahead()
+    /// Appends `token`, which is allowed. Where the engine gives up, which is logged, nothing may follow.
+    pub(super) fn push(&mut self, token: TokenId) {
+        let consumed = self.matcher.consume_token(token as u32).map_err(|error| gave_up(&error.to_string()));
+        if let Err(error) = consumed.and_then(|()| self.look_ahead()) {
+            tracing::warn!("{error}");
+            self.end();
+        }
+    }
+
+    /// Nothing may follow, and the text is none of the grammar.
+    fn end(&mut self) {
+        self.allowed.set_all(false);
+        self.is_complete = false;
     }
 
     /// Finds out what may follow.
+    ///
+    /// # Errors
+    /// `Limit` when the engine gives up.
     fn look_ahead(&mut self) -> Result<()> {
         if let Err(error) = self.matcher.compute_mask_or_eos().map(|allowed| self.allowed = allowed) {
             if !error.to_string().starts_with(DEAD_END) {
                 return Err(gave_up(&error.to_string()));
             }
-            self.allowed.set_all(false);
-            self.is_complete = false;
+            self.end();
             return Ok(());
         }
         self.is_complete =

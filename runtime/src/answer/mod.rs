@@ -45,7 +45,9 @@ pub struct AnswerOptions {
     /// Most tokens of thinking; default none. When they are used up the thinking is closed by force and the answer follows, for
     /// which 256 tokens are kept (half of `max_new_tokens`, or of what the context leaves, where that is less): they bound the
     /// thinking as well, so an answer always comes. 0 closes thinking as soon as it is opened, by the model or by its template.
-    /// Changes nothing for answers without thinking.
+    /// Changes nothing for answers without thinking. Where the model's template or vocabulary knows tags of thinking, a budget
+    /// needs room for them and an answer: fewer tokens are refused. Models that were only asked to think in tags are not known
+    /// to, and too few tokens may end their answers before one comes.
     pub thinking_budget: Option<usize>,
     /// What the answer has to look like; default anything. The model picks among the tokens that can still lead there, and ends
     /// the answer exactly where it is complete. Needs the cargo feature `grammar`.
@@ -127,7 +129,8 @@ pub enum StopReason {
     MaxTokens,
     /// The sequence is full.
     ContextFull,
-    /// The constraint leaves no token that the model may say: what has to follow cannot be spelled, or is banned.
+    /// The constraint leaves no token that the model may say: what has to follow cannot be spelled, is banned, or has become
+    /// too complex to find out, which is logged.
     DeadEnd,
     /// The caller said so.
     Caller,

@@ -5,7 +5,7 @@ use crate::{
     model::Model,
     prompt::{EncodedPrompt, Segment},
     text::TextDecoder,
-    think::{ThinkEvent, ThinkSplitter},
+    think::{Piece, THINK_TAGS, ThinkEvent, ThinkSplitter, ThinkTags, tell},
 };
 
 /// What an answer said so far.
@@ -18,6 +18,10 @@ pub(super) struct Speech {
     pub(super) answer: String,
     /// All text with its tags, what the template opened included.
     pub(super) raw: String,
+    /// Bytes of `raw` that the template wrote.
+    n_opened: usize,
+    /// Where the answer stands in `raw`: its runs between tags, each as the bytes of the answer before it and its place.
+    runs: Vec<(usize, usize)>,
     /// The stop string that ended it.
     pub(super) found: Option<usize>,
 }
@@ -32,7 +36,9 @@ impl Speech {
             scanner: StopScanner::new(stop),
             thinking: String::new(),
             answer: String::new(),
+            n_opened: raw.len(),
             raw,
+            runs: Vec::new(),
             found: None,
         }
     }
@@ -42,12 +48,9 @@ impl Speech {
         self.splitter.is_thinking()
     }
 
-    /// The tag that opened the thinking under way.
-    pub(super) fn thinking_tag(&self) -> Option<&'static str> {
-        if !self.is_thinking() {
-            return None;
-        }
-        ["<think>", "<thinking>"].into_iter().max_by_key(|tag| self.raw.rfind(tag))
+    /// The tags of the thinking under way.
+    pub(super) fn thinking_tags(&self) -> Option<&'static ThinkTags> {
+        THINK_TAGS.iter().filter(|_| self.is_thinking()).max_by_key(|tags| self.raw.rfind(tags.opening))
     }
 
     /// Text that may be the start of a tag.
@@ -57,7 +60,7 @@ impl Speech {
 
     /// Whether nothing was answered yet.
     pub(super) fn is_silent(&self) -> bool {
-        self.answer.is_empty() && self.scanner.is_empty()
+        self.answer.is_empty() && self.scanner.n_held() == 0
     }
 
     /// Ends all thinking: what follows is the answer.
@@ -71,18 +74,21 @@ impl Speech {
     }
 
     /// What is certain with the `bytes` of one more token.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<ThinkEvent> {
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Said {
         let text = self.decoder.push(bytes);
-        let events = self.splitter.push(&text);
-        self.hear(&text, events)
+        let pieces = self.splitter.split(&text);
+        let n_before =
+            pieces.iter().rposition(|piece| matches!(piece.event, ThinkEvent::Thinking(_))).map_or(0, |n| n + 1);
+        let answer = pieces[n_before..].iter().map(|piece| piece.event.text()).collect();
+        Said { events: self.hear(&text, pieces), answer }
     }
 
     /// All that was held back: no further token comes.
     pub(super) fn finish(&mut self) -> Vec<ThinkEvent> {
         let text = self.decoder.finish();
-        let mut events = self.splitter.push(&text);
-        events.extend(self.splitter.finish());
-        let mut said = self.hear(&text, events);
+        let mut pieces = self.splitter.split(&text);
+        pieces.extend(self.splitter.release());
+        let mut said = self.hear(&text, pieces);
         if self.found.is_none() {
             let rest = self.scanner.finish();
             self.answered(rest, &mut said);
@@ -90,26 +96,26 @@ impl Speech {
         said
     }
 
-    /// What may be told of `events`, the pieces of `text`.
-    fn hear(&mut self, text: &str, events: Vec<ThinkEvent>) -> Vec<ThinkEvent> {
-        let n_before = self.raw.len();
+    /// What may be told of `pieces`, which are certain with the next `text`.
+    fn hear(&mut self, text: &str, pieces: Vec<Piece>) -> Vec<ThinkEvent> {
         self.raw += text;
         let mut said = Vec::new();
-        for event in events {
+        for Piece { event, end } in pieces {
             match event {
                 ThinkEvent::Thinking(text) => {
                     // A stop string does not begin before thoughts and end behind them.
                     let rest = self.scanner.finish();
                     self.answered(rest, &mut said);
                     self.thinking += &text;
-                    said.push(ThinkEvent::Thinking(text));
+                    tell(ThinkEvent::Thinking(text), &mut said);
                 }
                 ThinkEvent::Answer(text) => {
+                    self.note_place(self.n_opened + end - text.len());
                     let Scanned { text, found } = self.scanner.push(&text);
                     self.answered(text, &mut said);
-                    if let Some(index) = found {
+                    if found.is_some() {
                         self.found = found;
-                        self.cut_raw(n_before, index);
+                        self.raw.truncate(self.place_of_end());
                         break;
                     }
                 }
@@ -121,22 +127,32 @@ impl Speech {
     fn answered(&mut self, text: String, said: &mut Vec<ThinkEvent>) {
         if !text.is_empty() {
             self.answer += &text;
-            said.push(ThinkEvent::Answer(text));
+            tell(ThinkEvent::Answer(text), said);
         }
     }
 
-    /// Cuts the whole text before stop string `index`, which was complete behind byte `n_before`.
-    fn cut_raw(&mut self, n_before: usize, index: usize) {
-        let string = self.scanner.string(index);
-        let mut from = n_before.saturating_sub(string.len());
-        while !self.raw.is_char_boundary(from) {
-            from -= 1;
-        }
-        // Not there where a tag, which is no part of the answer, stands within.
-        if let Some(at) = self.raw[from..].find(string) {
-            self.raw.truncate(from + at);
+    /// Notes that the answer goes on at byte `place` of `raw`.
+    fn note_place(&mut self, place: usize) {
+        let n_before = self.answer.len() + self.scanner.n_held();
+        if self.runs.last().is_none_or(|(n, start)| start + (n_before - n) != place) {
+            self.runs.push((n_before, place));
         }
     }
+
+    /// Where the answer so far ends in `raw`, what is held back left out.
+    fn place_of_end(&self) -> usize {
+        let n_told = self.answer.len();
+        let run = self.runs.iter().rev().find(|(n_before, _)| *n_before <= n_told);
+        run.map_or(self.raw.len(), |(n_before, place)| place + (n_told - n_before))
+    }
+}
+
+/// What became certain with a token.
+pub(super) struct Said {
+    /// What may be told.
+    pub(super) events: Vec<ThinkEvent>,
+    /// What the token says behind thoughts, whether it may be told or not.
+    pub(super) answer: String,
 }
 
 /// Where a template opens answers with thinking (`<think>`), that opening as the answer's own beginning; otherwise nothing.
@@ -144,7 +160,7 @@ fn thinking_opened(model: &Model, prompt: &EncodedPrompt) -> String {
     let Some(Segment::Tokens(tokens)) = prompt.segments.last() else { return String::new() };
     // More than the longest tag has, if every byte is a token.
     let end = model.detokenize(&tokens[tokens.len().saturating_sub(16)..]);
-    let tags = ["<think>", "<thinking>"].into_iter();
-    let opening = tags.filter(|tag| end.trim_end().ends_with(tag)).find_map(|tag| end.rfind(tag));
+    let mut opened = THINK_TAGS.iter().map(|tags| tags.opening).filter(|tag| end.trim_end().ends_with(tag));
+    let opening = opened.find_map(|tag| end.rfind(tag));
     opening.map_or_else(String::new, |at| end[at..].to_owned())
 }

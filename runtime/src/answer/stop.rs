@@ -44,14 +44,9 @@ impl StopScanner {
         Self { strings: strings.to_vec(), held: String::new() }
     }
 
-    /// Stop string number `index`.
-    pub(super) fn string(&self, index: usize) -> &str {
-        &self.strings[index]
-    }
-
-    /// Whether nothing is held back.
-    pub(super) fn is_empty(&self) -> bool {
-        self.held.is_empty()
+    /// Bytes that are held back.
+    pub(super) fn n_held(&self) -> usize {
+        self.held.len()
     }
 
     /// Takes the next piece. The string that is complete first ends the text, the longest of those that are complete at the

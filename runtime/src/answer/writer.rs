@@ -6,7 +6,7 @@ use super::{
     AnswerOptions, Generated, StopReason,
     budget::{Budget, Room},
     gate::{Entrance, Gate},
-    speech::Speech,
+    speech::{Said, Speech},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -118,7 +118,7 @@ impl Writer {
         if self.options.top_logprobs > 0 {
             draft.top_logprobs.push(self.sampler.most_probable_of(logits, self.options.top_logprobs));
         }
-        let (mut said, fits) = self.say(draft, token, is_forced)?;
+        let (mut said, fits) = self.say(draft, token, is_forced);
         let limit = self.stop_reason(draft, token).or((!fits).then_some(StopReason::DeadEnd));
         if limit.is_some() && draft.speech.found.is_none() {
             said.extend(draft.speech.finish());
@@ -128,15 +128,15 @@ impl Writer {
     }
 
     /// Tells what `token` means. Returns as well whether the constraint lets the answer go on behind it.
-    fn say(&self, draft: &mut Draft, token: TokenId, is_forced: bool) -> Result<(Vec<ThinkEvent>, bool)> {
+    fn say(&self, draft: &mut Draft, token: TokenId, is_forced: bool) -> (Vec<ThinkEvent>, bool) {
         let Draft { speech, gate, .. } = draft;
         let was_thinking = speech.is_thinking();
         if let Some(gate) = gate.as_mut().filter(|_| !was_thinking && !is_forced && !self.model.is_eog(token))
-            && gate.push(token)?
+            && gate.push(token)
         {
             speech.read_literally();
         }
-        let said = speech.push(&self.model.token_bytes(token));
+        let Said { events, answer } = speech.push(&self.model.token_bytes(token));
         draft.n_thought += usize::from(was_thinking && speech.is_thinking());
         if is_forced {
             draft.forced.end = draft.tokens.len();
@@ -144,19 +144,22 @@ impl Writer {
                 speech.settle();
             }
         }
-        let Some(gate) = gate.as_mut().filter(|_| !speech.is_thinking()) else { return Ok((said, true)) };
+        let Some(gate) = gate.as_mut().filter(|_| !speech.is_thinking()) else { return (events, true) };
         if was_thinking || is_forced {
-            let may_think = draft.forced.is_empty() && self.options.thinking_budget != Some(0);
-            gate.reopen(may_think, speech.held())?;
-            if let Some(ThinkEvent::Answer(text)) = said.last() {
-                // The token of the tag had more.
-                let fits = gate.push_text(text)?;
+            if answer.is_empty() {
+                let may_think = draft.forced.is_empty() && self.options.thinking_budget != Some(0);
+                gate.reopen(may_think, speech.held());
+            } else {
+                // The token of the tag has the beginning of the answer, what is held for a tag included.
+                let fits = gate.push_text(&(answer + speech.held()));
                 speech.read_literally();
-                return Ok((said, fits));
+                if !fits {
+                    return (events, false);
+                }
             }
         }
         let n_vocab = self.model.info().n_vocab as TokenId;
-        Ok((said, (0..n_vocab).any(|token| self.sampler.may_pick(token) && gate.allows(token))))
+        (events, (0..n_vocab).any(|token| self.sampler.may_pick(token) && gate.allows(token)))
     }
 
     /// The next token of `draft` and whether it is forced.

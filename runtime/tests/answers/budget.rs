@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::{answers, ask, common::tiny, conversation, load, options, streamed};
 
 /// A template that opens answers with thinking.
-const OPENED: &str = "{%- for m in messages -%}{{- '<|im_start|>' ~ m.role ~ '\\n' ~ m.content ~ '<|im_end|>\\n' -}}{%- endfor -%}\
+pub(super) const OPENED: &str = "{%- for m in messages -%}{{- '<|im_start|>' ~ m.role ~ '\\n' ~ m.content ~ '<|im_end|>\\n' -}}{%- endfor -%}\
     {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n<think>\\n' -}}{%- endif -%}";
 /// The same, and it writes thinking as Qwen3's does.
 const AS_QWEN: &str = "{%- for m in messages -%}{{- '<|im_start|>' ~ m.role ~ '\\n' ~ m.content ~ '<|im_end|>\\n' -}}{%- endfor -%}\
@@ -54,6 +54,9 @@ fn a_budget_changes_nothing_for_a_model_that_never_thinks() {
     assert!(free.0.forced.is_empty() && free.0.thinking.is_empty());
     for budget in [0, 3, 1000] {
         assert_eq!(both(&model, &tagless(Some(budget))), free);
+        // However short: it has no tags that would need room.
+        let short = |thinking_budget| AnswerOptions { max_new_tokens: 2, ..tagless(thinking_budget) };
+        assert_eq!(both(&model, &short(Some(budget))), both(&model, &short(None)));
     }
 }
 
@@ -155,14 +158,26 @@ fn a_room_without_place_for_thinking_and_an_answer_is_refused() {
     let tight = AnswerOptions { max_new_tokens: 10, ..tagless(Some(5)) };
     let error = answers(&model, 1, &tight).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    assert!(error.to_string().contains("max_new_tokens: got 10 tokens, needed at least 24"), "{error}");
+    // Twice an opening token and the 8 of `</think>`: the template knows no `</thinking>`.
+    assert!(error.to_string().contains("max_new_tokens: got 10 tokens, needed at least 18"), "{error}");
+    let enough = AnswerOptions { max_new_tokens: 18, ..tagless(Some(5)) };
+    assert!(!both(&model, &enough).0.text.is_empty());
     let error = ask(&mut conversation(&model, tight), "Hello?", &mut Vec::new()).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    let long = "x".repeat(355);
+    let long = "x".repeat(362);
     let mut chat = conversation(&model, AnswerOptions { max_new_tokens: 300, ..tagless(Some(5)) });
     let mut roomless = chat.options().clone();
     roomless.answer_room = 1;
     chat.set_options(roomless);
     let error = ask(&mut chat, &long, &mut Vec::new()).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::ContextOverflow, "{error}");
+}
+
+#[test]
+fn forced_tokens_have_their_probability_even_if_they_are_banned() {
+    let (model, _folder) = load(Some(OPENED));
+    let (banned, _) = both(&model, &tagless(Some(0)));
+    let (free, _) = both(&model, &AnswerOptions { thinking_budget: Some(0), ..options() });
+    assert_eq!((banned.tokens[0], banned.forced.clone()), (i32::from(b'<'), free.forced.clone()));
+    assert!((banned.logprobs[0] - free.logprobs[0]).abs() < 1e-5, "{} {}", banned.logprobs[0], free.logprobs[0]);
 }

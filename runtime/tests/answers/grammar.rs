@@ -3,7 +3,7 @@
 use owlet_runtime::{AnswerOptions, Constraint, ErrorKind, Generated, Model, ModelOptions, SamplerOptions, StopReason};
 use serde_json::{Value, json};
 
-use super::{answers, ask, common::tiny, conversation, streamed, valid::is_valid};
+use super::{answers, ask, budget::OPENED, common::tiny, conversation, streamed, valid::is_valid};
 
 fn constrained(constraint: Constraint) -> AnswerOptions {
     let sampler = SamplerOptions { temperature: 3.0, ..SamplerOptions::default() };
@@ -156,6 +156,53 @@ fn thinking_is_free_and_the_answer_is_not() {
     let mut chat = conversation(&model, options.clone());
     let turn = ask(&mut chat, "Hello?", &mut Vec::new()).expect("answers");
     assert_eq!(turn.answer, run(&model, 1, &options)[0]);
+}
+
+#[test]
+fn a_token_that_ends_thoughts_and_begins_the_answer_is_of_the_grammar() {
+    let lists = json!({ "type": "array", "items": { "type": "boolean" }, "minItems": 1, "maxItems": 3 });
+    let quoted = Constraint::Lark(r#"start: "\"<b" /[a-z]/ "\"""#.to_owned());
+    for (token, constraint, stop, beginning) in [
+        // Held back because a stop string may begin with it.
+        ("</think>[", Constraint::JsonSchema(lists), "[[", "["),
+        // Said, and held back because a tag may begin with it.
+        ("</think>\"<", quoted, "~", "\"<b"),
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut draft = tiny::with_tokens(&[token]);
+        let mut types = vec![1i32; 256];
+        types.resize(tiny::N_VOCAB as usize, 3);
+        types.push(1);
+        draft.set("tokenizer.ggml.token_type", types).set("tokenizer.chat_template", OPENED);
+        let path = draft.write(&folder.path().join("model.gguf"));
+        let model = Model::load(path, &ModelOptions { n_threads: 1, ..ModelOptions::default() }).expect("loads");
+        let mut options = AnswerOptions { stop: vec![stop.to_owned()], ..constrained(constraint) };
+        options.sampler.logit_bias = vec![(tiny::N_VOCAB as i32, 90.0)];
+        options.sampler.presence_penalty = 100.0;
+        options.sampler.frequency_penalty = 100.0;
+        for answer in run(&model, 4, &options) {
+            assert_eq!(answer.tokens[0], tiny::N_VOCAB as i32, "{answer:?}");
+            assert_eq!((answer.stop, answer.meets_constraint), (StopReason::EndOfAnswer, Some(true)), "{answer:?}");
+            assert!(answer.text.starts_with(beginning) && !answer.text.contains("[["), "{answer:?}");
+        }
+    }
+}
+
+#[test]
+fn a_grammar_that_becomes_too_complex_ends_that_answer_alone() {
+    let (model, _folder) = tiny::load();
+    // More ways to read every further letter than the engine follows.
+    let readings: String = (10..90).map(|n| format!(" | s s \"A{n}\"")).collect();
+    let mut options = lark(&format!("start: \"no\" | s \"A\"\ns: \"x\" | s s{readings}"));
+    options.sampler.banned.push(i32::from(b'A'));
+    let answers = run(&model, 6, &options);
+    let (complete, ended): (Vec<_>, Vec<_>) =
+        answers.into_iter().partition(|answer| answer.meets_constraint == Some(true));
+    assert!(!complete.is_empty() && complete.iter().all(|answer| answer.text == "no"), "{complete:?}");
+    assert!(!ended.is_empty());
+    for answer in ended {
+        assert_eq!((answer.stop, answer.meets_constraint), (StopReason::DeadEnd, Some(false)), "{answer:?}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use owlet_runtime::{
     AnswerOptions, ErrorKind, StopReason,
-    conversation::{ChatPart, Conversation},
+    conversation::{ChatPart, Conversation, ConversationOptions},
 };
 
 use super::{answers, ask, common::tiny, conversation, options, streamed};
@@ -42,6 +42,29 @@ fn answers_end_where_the_first_stop_string_begins() {
         assert_eq!((&turn.answer.text, turn.answer.stop), (&answer.text, answer.stop));
         assert_eq!((streamed(&said).1.as_str(), last_message(&chat)), (kept, kept));
     }
+}
+
+#[test]
+fn a_stop_string_in_what_looked_like_a_tag_is_left_out_of_history() {
+    let (model, _folder) = tiny::load();
+    let mut free = options();
+    free.sampler.logit_bias = vec![(i32::from(b'<'), 3.0), (i32::from(b'/'), 3.0)];
+    // `</` is held back as the beginning of a tag until the next token.
+    let is_held_back = |text: &str| {
+        let rest = text.split_once('<').and_then(|(_, rest)| rest.strip_prefix('/'));
+        rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['t', 'a', '<']))
+    };
+    let answer = |options: &AnswerOptions, seed| {
+        let mut chat = conversation(&model, options.clone());
+        chat.set_options(ConversationOptions { seed, ..chat.options().clone() });
+        let turn = ask(&mut chat, "Hello?", &mut Vec::new()).expect("answers");
+        (turn.answer.text, last_message(&chat).to_owned())
+    };
+    let held_back = (0..100).find(|&seed| is_held_back(&answer(&free, seed).0)).expect("some answer");
+    let (text, _) = answer(&free, held_back);
+    let kept = &text[..text.find('<').expect("has one")];
+    let stopped = AnswerOptions { stop: vec!["<".to_owned()], ..free };
+    assert_eq!(answer(&stopped, held_back), (kept.to_owned(), kept.to_owned()));
 }
 
 #[test]
