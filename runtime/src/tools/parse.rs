@@ -7,6 +7,8 @@ use super::{MalformedCall, ToolCall, ToolCalls};
 const OPENING: &str = "<tool_call>";
 const CLOSING: &str = "</tool_call>";
 const PYTHON_TAG: &str = "<|python_tag|>";
+/// Under which models write the arguments of a call.
+const ARGUMENTS: [&str; 2] = ["arguments", "parameters"];
 
 /// Whether `spelling` is a tag that begins or ends a call.
 pub(crate) fn is_call_tag(spelling: &str) -> bool {
@@ -70,8 +72,10 @@ fn parse_bare(answer: &str) -> ToolCalls {
     let text = answer.trim();
     let body = text.strip_prefix(PYTHON_TAG).unwrap_or(text).trim();
     let plain = ToolCalls { text: answer.to_owned(), ..ToolCalls::default() };
-    // JSON that calls nothing is an answer like any other.
-    if !body.starts_with('{') || !body.contains("\"name\"") {
+    // JSON that calls nothing is an answer like any other, one of something with a name as well.
+    let is_call = |value: &Value| value.get("name").is_some() && ARGUMENTS.iter().any(|key| value.get(key).is_some());
+    let has_key = |key: &str| body.contains(&format!("\"{key}\""));
+    if !body.starts_with('{') || !has_key("name") || !ARGUMENTS.into_iter().any(has_key) {
         return plain;
     }
     let mut found = ToolCalls::default();
@@ -79,7 +83,7 @@ fn parse_bare(answer: &str) -> ToolCalls {
     while !rest.is_empty() {
         let mut values = Deserializer::from_str(rest).into_iter::<Value>();
         match values.next() {
-            Some(Ok(value)) if value.get("name").is_some() => found.push(value, rest),
+            Some(Ok(value)) if is_call(&value) => found.push(value, rest),
             Some(Ok(_)) => return plain,
             Some(Err(error)) => {
                 found.refuse(rest, error.to_string());
@@ -99,7 +103,7 @@ impl ToolCalls {
             return self.refuse(text, "no `name`".to_owned());
         };
         let name = name.to_owned();
-        let arguments = ["arguments", "parameters"].into_iter().find_map(|key| value.get_mut(key).map(Value::take));
+        let arguments = ARGUMENTS.into_iter().find_map(|key| value.get_mut(key).map(Value::take));
         // Some models write the arguments as a string that holds JSON.
         let arguments = match arguments {
             None => json!({}),
@@ -145,6 +149,7 @@ mod tests {
             malformed: Vec<(&'static str, &'static str)>,
         }
         use ToolFormat::{Bare, Tagged};
+        const DOG: &str = "{\"name\": \"Rex\", \"species\": \"dog\"}";
         let case = |format, answer, text, calls, malformed| Case { format, answer, text, calls, malformed };
         let owl = || ("look", json!({ "at": "owl", "n": 2 }));
         let tagged = "<tool_call>\n{\"name\": \"look\", \"arguments\": {\"at\": \"owl\", \"n\": 2}}\n</tool_call>";
@@ -189,7 +194,16 @@ mod tests {
             ),
             case(Bare, "{\"answer\": 3}", "{\"answer\": 3}", vec![], vec![]),
             case(Bare, "{\"person\": {\"name\": \"x\"}}", "{\"person\": {\"name\": \"x\"}}", vec![], vec![]),
-            case(Bare, "{\"name\": \"a\", \"para", "", vec![], vec![("{\"name\": \"a\", \"para", "EOF")]),
+            case(
+                Bare,
+                "{\"name\": \"a\", \"parameters\": {\"x",
+                "",
+                vec![],
+                vec![("{\"name\": \"a\", \"parameters\": {\"x", "EOF")],
+            ),
+            case(Bare, DOG, DOG, vec![], vec![]),
+            case(Bare, &DOG[..20], &DOG[..20], vec![], vec![]),
+            case(Bare, "{\"name\": \"now\", \"parameters\": {}}", "", vec![("now", json!({}))], vec![]),
         ] {
             let found = format.parse(answer);
             let expected: Vec<_> =

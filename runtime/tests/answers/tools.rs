@@ -103,6 +103,17 @@ fn calls_go_round_through_history_and_files() {
 }
 
 #[test]
+fn json_with_a_name_is_a_call_only_with_arguments() {
+    let llama = "{%- if tools -%}Respond with {\"name\": name, \"parameters\": parameters}{%- endif -%}";
+    let (model, _folder) = load(Some(llama));
+    let dog = r#"{"name": "Rex", "species": "dog"}"#;
+    let found = model.tool_calls(dog);
+    assert_eq!((found.text.as_str(), found.calls.len(), found.malformed.len()), (dog, 0, 0));
+    let found = model.tool_calls(r#"{"name": "look", "parameters": {}}"#);
+    assert_eq!((found.text.as_str(), found.calls.len()), ("", 1));
+}
+
+#[test]
 fn bad_tools_are_refused() {
     for (text, kind) in [
         ("{}", ErrorKind::InvalidInput),
