@@ -111,6 +111,8 @@ impl Conversation {
         let seq = self.seat.seq();
         let (beginning, rest) = prompt.split_at(self.n_reused(session, &prompt)?);
         session.cut_back(seq, &beginning);
+        // Now, so that it is true as well where `on_event` panics.
+        self.held = beginning;
         session.set_cancel(cancel.clone());
         let before = *session.timings();
         let rng_key = RngKey { seed: self.options.seed, step: 0, prompt: self.n_turns };
@@ -125,9 +127,7 @@ impl Conversation {
         let Answered { answer, text, first_token } = match result {
             Ok(answered) => answered,
             Err(error) => {
-                session.cut_back(seq, &beginning);
-                drop(shared);
-                self.held = beginning;
+                session.cut_back(seq, &self.held);
                 return Err(error);
             }
         };
@@ -155,7 +155,8 @@ impl Conversation {
         self.held = prompt;
         // The last token was picked and not decoded.
         answer.tokens[..answer.tokens.len() - 1].iter().for_each(|&token| self.held.push_token(token));
-        self.n_turns += 1;
+        // A file may say any number.
+        self.n_turns = self.n_turns.wrapping_add(1);
         Ok(Turn { answer, calls, report })
     }
 
@@ -187,10 +188,11 @@ impl Conversation {
             let n_tokens = runs.iter().map(Vec::len).sum::<usize>() + n_of_pictures;
             match self.options.check_room(n_tokens, n_ctx) {
                 Ok(()) => return Ok(Plan { n_dropped, runs }),
-                Err(_) if self.options.overflow == OverflowPolicy::DropOldestTurns && !kept.is_empty() => {
-                    n_dropped += oldest_turn(kept);
+                Err(error) => {
+                    let is_droppable = self.options.overflow == OverflowPolicy::DropOldestTurns;
+                    let oldest = oldest_turn(kept, question.role).filter(|_| is_droppable);
+                    n_dropped += oldest.ok_or(error)?;
                 }
-                Err(error) => return Err(error),
             }
         }
     }

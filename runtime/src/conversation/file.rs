@@ -93,6 +93,8 @@ impl Conversation {
     /// As [`Conversation::save`]; `Cancelled`.
     pub fn save_until(&self, path: impl AsRef<Path>, cancel: &CancelToken) -> Result<()> {
         let mut shared = self.seat.lock_until(&self.adapters, cancel)?;
+        // A question whose `on_event` panicked left more.
+        shared.session.cut_back(self.seat.seq(), &self.held);
         let is_empty = self.held.n_tokens() == 0;
         let state = if is_empty { None } else { Some(shared.session.save(self.seat.seq(), &self.held)?) };
         let model = shared.session.model();

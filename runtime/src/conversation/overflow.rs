@@ -13,14 +13,17 @@ pub enum OverflowPolicy {
     #[default]
     Refuse,
     /// The oldest turns (question, pictures and answer) are forgotten until it fits. The instructions stay. What is left
-    /// is computed anew from there on. A question that does not even fit alone is refused.
+    /// is computed anew from there on. A question that does not even fit alone is refused, what a tool found where it does not
+    /// fit with the turn that called the tool.
     DropOldestTurns,
 }
 
-/// Messages up to the end of the oldest turn in `messages`: up to the second question.
-pub(super) fn oldest_turn(messages: &[ChatMessage]) -> usize {
+/// Messages up to the end of the oldest turn in `messages` that `question` can do without; `None` when there is none. What a
+/// tool found belongs to the turn that called it.
+pub(super) fn oldest_turn(messages: &[ChatMessage], question: Role) -> Option<usize> {
     let later = messages.iter().skip(1).position(|message| message.role == Role::User);
-    later.map_or(messages.len(), |behind_first| behind_first + 1)
+    let whole = (question != Role::Tool && !messages.is_empty()).then_some(messages.len());
+    later.map(|behind_first| behind_first + 1).or(whole)
 }
 
 impl ConversationOptions {

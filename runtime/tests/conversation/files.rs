@@ -144,3 +144,19 @@ fn a_conversation_of_something_else_is_refused_by_what_differs() {
     let nowhere = original.save(folder.path().join("no/folder")).expect_err("cannot be written");
     assert_eq!(nowhere.kind(), ErrorKind::NotFound);
 }
+
+#[test]
+fn any_number_of_turns_in_a_file_can_be_gone_on_from() {
+    let (model, folder) = tiny::load();
+    let path = folder.path().join("saved.owlet");
+    conversation(&model).save(&path).expect("saves");
+    let bytes = std::fs::read(&path).expect("reads");
+    let header = String::from_utf8(bytes[16..bytes.len() - 32].to_vec()).expect("JSON");
+    let header = header.replace("\"n_turns\":0", &format!("\"n_turns\":{}", u64::MAX));
+    let mut patched = [&bytes[..8], &(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+    patched.extend(Sha256::digest(&patched));
+    std::fs::write(&path, patched).expect("writes");
+    let mut last = resume(&path, session(&model), &[]).expect("fits");
+    two_turns(&mut last);
+    assert_eq!(last.messages().len(), 4);
+}

@@ -1,6 +1,11 @@
 //! Turns, one after the other, and turns that fail.
 
-use std::{ops::ControlFlow, thread, time::Duration};
+use std::{
+    ops::ControlFlow,
+    panic::{self, AssertUnwindSafe},
+    thread,
+    time::Duration,
+};
 
 use owlet_runtime::{
     CancelToken, ErrorKind, Message, Model, ModelOptions, Role, Session, SessionOptions, ThinkEvent,
@@ -193,4 +198,48 @@ fn a_full_context_is_refused_or_forgets_the_oldest_turns() {
     // What does not fit alone is refused, and nothing is forgotten for it.
     let error = forgetful.ask(user(&"x".repeat(200), &[]), &CancelToken::new(), ignore).expect_err("too long");
     assert_eq!((error.kind(), forgetful.messages().len()), (ErrorKind::ContextOverflow, history.len()));
+}
+
+#[test]
+fn what_a_tool_found_is_not_asked_without_the_turn_that_called_it() {
+    let (model, _folder) = tiny::load();
+    let session = || {
+        let options = SessionOptions { n_ctx: 200, ..session_options() };
+        Session::new(&model, &options).expect("makes a session")
+    };
+    let options = ConversationOptions { overflow: OverflowPolicy::DropOldestTurns, ..options() };
+    let mut chat = Conversation::new(session(), options);
+    let found = |n: usize| Message::text(Role::Tool, "x".repeat(n));
+    let ignore = &mut |_| ControlFlow::Continue(());
+    ask(&mut chat, user("Hello?", &[]));
+    ask(&mut chat, user("How many owls?", &[]));
+    // The first turn can be forgotten, the second one has the call.
+    let before = (chat.messages().to_vec(), chat.n_tokens());
+    let error = chat.ask(found(120), &CancelToken::new(), ignore).expect_err("does not fit with its turn");
+    assert_eq!(error.kind(), ErrorKind::ContextOverflow);
+    assert_eq!((chat.messages(), chat.n_tokens()), (&before.0[..], before.1));
+    let turn = ask(&mut chat, found(60));
+    assert_eq!(turn.report.n_dropped_messages, 2);
+    let roles: Vec<_> = chat.messages().iter().map(|message| message.role).collect();
+    assert_eq!(roles, [Role::User, Role::Assistant, Role::Tool, Role::Assistant]);
+    // A person's question needs none of them.
+    assert_eq!(ask(&mut chat, user(&"x".repeat(80), &[])).report.n_dropped_messages, 4);
+}
+
+#[test]
+fn a_panic_of_the_caller_leaves_the_conversation_as_it_was() {
+    let (model, folder) = tiny::load();
+    let (mut calm, mut disturbed) = (conversation(&model), conversation(&model));
+    let [first, second] = [user("What is this?", &[1]), user("And this?", &[])];
+    assert_eq!(said(&ask(&mut calm, first.clone())), said(&ask(&mut disturbed, first)));
+    let n_messages = disturbed.messages().len();
+    let panicked = panic::catch_unwind(AssertUnwindSafe(|| {
+        // Another beginning, so that what is held is cut back.
+        disturbed.set_options(ConversationOptions { system: Some("You are a cat.".to_owned()), ..options() });
+        let _ = disturbed.ask(second.clone(), &CancelToken::new(), &mut |_| panic!("of the caller"));
+    }));
+    assert!(panicked.is_err() && disturbed.messages().len() == n_messages);
+    disturbed.set_options(options());
+    disturbed.save(folder.path().join("saved.owlet")).expect("what is held is what it says");
+    assert_same_answer(&ask(&mut disturbed, second.clone()), &ask(&mut calm, second).answer);
 }
