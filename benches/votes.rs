@@ -11,7 +11,7 @@ use std::{fs, ops::ControlFlow};
 use owlet::{
     AnswerOptions, CancelToken, Dataset, EncodedPrompt, GenerateRequest, Image, Model, ModelOptions, Prompt, RngKey,
     Sample, SamplerOptions, Session, SessionOptions, generate, reward,
-    vote::{Candidate, Poll, VoteRule, final_answer},
+    vote::{Candidate, Poll, VoteRule},
 };
 use owlet_adapters::statistics::paired_difference;
 use owlet_models::{DatasetOptions, MMPROJ_GGUF, MODEL_GGUF, PROMPT_SUFFIX, Split, TaskKind, write_dataset};
@@ -111,7 +111,7 @@ fn answers(
 
 fn row(sample: &Sample, samples: &[Candidate], greedy: &Candidate) -> Row {
     let accuracy = |candidate: &Candidate| {
-        reward::accuracy(sample.problem_type, final_answer(&candidate.text), &sample.answer, &sample.options)
+        reward::accuracy(sample.problem_type, &candidate.answer, &sample.answer, &sample.options)
     };
     let accuracies: Vec<_> = samples.iter().map(accuracy).collect();
     let poll = Poll::new(sample.problem_type, &sample.options, samples).unwrap();

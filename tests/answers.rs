@@ -9,10 +9,10 @@ use owlet_models::{Split, TaskKind, compose_prompt, sample};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The embedded model, a picture, and the question about it.
-fn workshop() -> (TempDir, String) {
+/// The embedded model, a picture, and a question of `kind` about it.
+fn workshop(kind: TaskKind) -> (TempDir, String) {
     let folder = piped::workshop();
-    let sample = sample(1, Split::HeldOut, TaskKind::SpatialReasoning, 0);
+    let sample = sample(1, Split::HeldOut, kind, 0);
     sample.image.save(folder.path().join("a.png")).expect("a writable folder");
     (folder, compose_prompt(&sample.problem, &sample.options))
 }
@@ -32,7 +32,7 @@ fn text<'a>(report: &'a Value, key: &str) -> &'a str {
 
 #[test]
 fn thinking_is_free_until_its_budget_and_the_answer_is_of_its_schema() {
-    let (folder, question) = workshop();
+    let (folder, question) = workshop(TaskKind::SpatialReasoning);
     let free = report(&run(folder.path(), &question, &["--json"], ""));
     assert!(!text(&free, "thinking").is_empty() && !text(&free, "answer").is_empty(), "{free}");
     assert!(free["forced_tokens"].is_null() && free["meets_constraint"].is_null(), "{free}");
@@ -59,8 +59,32 @@ fn thinking_is_free_until_its_budget_and_the_answer_is_of_its_schema() {
 }
 
 #[test]
+fn votes_are_over_what_is_printed() {
+    let (folder, question) = workshop(TaskKind::SpatialGrounding);
+    let vote = |arguments: &[&str], input: &str| {
+        let arguments = [&["--json", "--samples", "6", "--temperature", "0.7"], arguments].concat();
+        let report = report(&run(folder.path(), &question, &arguments, input));
+        let samples = report["vote"]["samples"].as_array().cloned().expect("a list");
+        let winner = report["vote"]["winner"].as_u64().expect("an index") as usize;
+        assert_eq!(text(&samples[winner], "answer"), text(&report, "answer").trim(), "{report}");
+        samples
+    };
+    // The tag before the number, which nothing closes, is not of the answer.
+    let schema = r#"{ "type": "integer", "minimum": 0, "maximum": 9 }"#;
+    for sample in vote(&["--json-schema", "-", "--expect", "number"], schema) {
+        assert!(sample["is_well_formed"] == true && text(&sample, "answer").parse::<u8>().is_ok(), "{sample}");
+    }
+    // Nor is the stop string.
+    for sample in vote(&["--stop", "]", "--expect", "text"], "") {
+        assert_eq!(text(&sample, "stop"), "stop_string", "{sample}");
+        assert!(sample["is_well_formed"] == true && text(&sample, "answer").starts_with("{\"boxes\":["), "{sample}");
+        assert!(!text(&sample, "answer").contains(']'), "{sample}");
+    }
+}
+
+#[test]
 fn bad_constraints_and_tools_are_refused_with_what_is_wrong() {
-    let (folder, _) = workshop();
+    let (folder, _) = workshop(TaskKind::SpatialReasoning);
     fs::write(folder.path().join("tools.json"), r#"[{ "name": "look" }]"#).expect("a writable folder");
     for (arguments, input, told) in [
         (&["--json-schema", "gone.json"][..], "", "gone.json"),

@@ -143,7 +143,8 @@ fn guesses_change_nothing_and_are_counted() {
     let report = json(folder.path(), &[&ask[..], &["--speculate", "model.gguf"]].concat());
     assert_eq!((&report["answer"], &report["thinking"]), (&plain["answer"], &plain["thinking"]));
     assert!(guessed(&report) > 0, "{report}");
-    json(folder.path(), &[&ask[..], &["--speculate", "ngrams"]].concat());
+    let by_ngrams = json(folder.path(), &[&ask[..], &["--speculate", "ngrams"]].concat());
+    assert_eq!((&by_ngrams["answer"], &by_ngrams["thinking"]), (&plain["answer"], &plain["thinking"]));
     let refused = owlet(folder.path(), &[&ask[..], &["--speculate", "gone"]].concat());
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("takes `ngrams` or the file"), "{refused:?}");

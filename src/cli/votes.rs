@@ -117,7 +117,7 @@ impl VotingArgs {
     pub(crate) fn decide(&self, model: &Model, answers: &[Generated]) -> Result<VoteReport> {
         let candidate = |answer: &Generated| Candidate::new(model.detokenize(&answer.tokens), answer);
         let candidates: Vec<_> = answers.iter().map(candidate).collect();
-        let guess = || guess_problem(candidates.iter().map(|candidate| &*candidate.text));
+        let guess = || guess_problem(candidates.iter().map(|candidate| &*candidate.answer));
         let problem_type = self.expect.map_or_else(guess, ExpectArg::problem_type);
         let poll = Poll::new(problem_type, &[], &candidates)?;
         let Verdict { winner, rule, support, ballots } = match self.vote {
@@ -157,7 +157,7 @@ impl BestBy {
         match self {
             Self::MeanLogprob => candidate.mean_logprob(),
             Self::Logprob => candidate.logprob,
-            Self::Format => f64::from(u8::from(owlet::reward::parse(&candidate.text).well_formed)),
+            Self::Format => f64::from(u8::from(owlet::reward::parse(&candidate.response).well_formed)),
         }
     }
 }

@@ -2,22 +2,14 @@
 
 use super::boxes::{LabelledBox, boxes_overlap, parse_boxes};
 use crate::{
-    reward::{accuracy, canonical_choice, parse, parse_number},
+    reward::{accuracy, canonical_choice, parse_number},
     task::ProblemType,
 };
 
-/// The final answer of `response`: its `<answer>` block, otherwise what stands behind its thinking, otherwise all of it.
-pub fn final_answer(response: &str) -> &str {
-    let behind = |text: &str, tag: &str| text.rfind(tag).map_or(0, |at| at + tag.len());
-    let rest = &response[behind(response, "</think>")..];
-    let answer = parse(rest).answer;
-    answer[behind(answer, "</thinking>")..].trim()
-}
-
-/// What kind of question has such `responses`: one of boxes, numbers or choices where more than half of the final answers are, else
-/// an open one. For hosts that do not know what they ask; a number is not told from a transcription of digits.
-pub fn guess_problem<'a>(responses: impl IntoIterator<Item = &'a str>) -> ProblemType {
-    let answers: Vec<_> = responses.into_iter().map(final_answer).collect();
+/// What kind of question has such `answers`: one of boxes, numbers or choices where more than half of them are, else an open one.
+/// For hosts that do not know what they ask; a number is not told from a transcription of digits.
+pub fn guess_problem<'a>(answers: impl IntoIterator<Item = &'a str>) -> ProblemType {
+    let answers: Vec<_> = answers.into_iter().map(str::trim).collect();
     let kinds = [ProblemType::SpatialGrounding, ProblemType::Numerical, ProblemType::MultipleChoice];
     let n_like = |problem| answers.iter().filter(|answer| looks_like(answer, problem)).count();
     kinds.into_iter().find(|&problem| 2 * n_like(problem) > answers.len()).unwrap_or(ProblemType::OpenEnded)
@@ -53,8 +45,7 @@ pub(super) enum Reading {
 impl Reading {
     /// `None` where `answer` is none that `problem` can have.
     pub(super) fn of(answer: &str, problem: ProblemType, options: &[String]) -> Option<Self> {
-        // Thinking that was never closed is no answer.
-        if answer.is_empty() || answer.starts_with("<think") {
+        if answer.is_empty() {
             return None;
         }
         let text = answer.to_owned();

@@ -1,7 +1,8 @@
 //! Several answers to one question made into one: majority, minimum Bayes risk, best of n.
 //!
 //! `Generated answers -> Candidate -> Poll (what each answers, which are malformed) -> Verdict`. Pure functions of the texts
-//! and their log-probabilities; `generate` with n above 1 draws the samples over one computed prompt.
+//! and their log-probabilities; `generate` with n above 1 draws the samples over one computed prompt. What is thinking and
+//! what is the answer was told by the runtime, which knows templates, constraints and stop strings.
 //!
 //! - [`Poll::majority`]: the answer that most samples give (self-consistency, arXiv 2203.11171, section 2). Answers are the
 //!   same by their task: choices by letter, numbers by value, mathematics by equivalence, boxes by their coordinates, text
@@ -22,7 +23,7 @@ use serde::Serialize;
 
 use self::answer::Reading;
 pub use self::{
-    answer::{final_answer, guess_problem},
+    answer::guess_problem,
     boxes::{LabelledBox, boxes_overlap, parse_boxes},
 };
 use crate::task::ProblemType;
@@ -30,24 +31,30 @@ use crate::task::ProblemType;
 /// One of several answers to a question.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
-    /// The response, thinking included, special tokens left out.
-    pub text: String,
-    /// Natural log-probability of the response: the sum over its tokens.
+    /// What it answers: [`Generated::text`].
+    pub answer: String,
+    /// The whole response with thinking and tags, special tokens left out, for scores that rate its format.
+    pub response: String,
+    /// Natural log-probability of the response: the sum over the tokens that the model picked.
     pub logprob: f64,
-    /// Tokens, the end token included.
+    /// Tokens that the model picked, the end token included: all but [`Generated::forced`].
     pub n_tokens: usize,
-    /// Whether the model ended it itself, or whoever looked for a stop.
+    /// Whether it was not cut off: the model ended it itself, or whoever looked for a stop, or it is what its constraint asks for.
     pub is_complete: bool,
 }
 
 impl Candidate {
-    /// `generated` with its `text`.
-    pub fn new(text: String, generated: &Generated) -> Self {
+    /// `generated`, the tokens of which say `response`.
+    pub fn new(response: String, generated: &Generated) -> Self {
+        let logprobs = generated.logprobs.iter().enumerate().filter(|(index, _)| !generated.forced.contains(index));
+        let ends_itself =
+            matches!(generated.stop, StopReason::EndOfAnswer | StopReason::StopString(_) | StopReason::Caller);
         Self {
-            text,
-            logprob: generated.logprobs.iter().copied().map(f64::from).sum(),
-            n_tokens: generated.tokens.len(),
-            is_complete: !matches!(generated.stop, StopReason::MaxTokens | StopReason::ContextFull),
+            answer: generated.text.clone(),
+            response,
+            n_tokens: logprobs.clone().count(),
+            logprob: logprobs.map(|(_, &logprob)| f64::from(logprob)).sum(),
+            is_complete: ends_itself || generated.meets_constraint == Some(true),
         }
     }
 
@@ -129,7 +136,7 @@ impl<'a> Poll<'a> {
         if candidates.is_empty() {
             return Err(Error::new(ErrorKind::InvalidInput, "nothing to vote on").needed("at least one sample"));
         }
-        let answers: Vec<_> = candidates.iter().map(|candidate| final_answer(&candidate.text)).collect();
+        let answers: Vec<_> = candidates.iter().map(|candidate| candidate.answer.trim()).collect();
         let read = |(candidate, answer): (&Candidate, &&str)| {
             Reading::of(answer, problem, options).filter(|_| candidate.is_complete)
         };

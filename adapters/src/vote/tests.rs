@@ -1,7 +1,7 @@
 use super::*;
 
 fn candidate(text: &str, logprob: f64) -> Candidate {
-    Candidate { text: text.to_owned(), logprob, n_tokens: 4, is_complete: true }
+    Candidate { answer: text.to_owned(), response: text.to_owned(), logprob, n_tokens: 4, is_complete: true }
 }
 
 /// Samples that are equally probable.
@@ -33,8 +33,8 @@ fn the_majority_is_over_answers_that_mean_the_same() {
         (OpenEnded, &[], &["A dog.", "the  Cat", "The cat.", "..."], 1, 0.5, 3),
         (Ocr, &[], &["Exit", "EXIT  NOW", "EXIT NOW", "exit now"], 1, 0.5, 4),
         (SpatialGrounding, &[], &["{\"boxes\": [1,1,2,2]}", "[1,1,3,3]", "[[1,1,3,3]]"], 1, 0.667, 3),
-        (Numerical, &[], &["<think>3</think> 5", "<thinking>5</thinking><answer>3</answer>", "</think>3"], 1, 0.667, 3),
-        (Numerical, &[], &["<thinking>3 or 4", "3"], 1, 0.5, 1),
+        // Thoughts that never ended.
+        (Numerical, &[], &["", "\n 3 \n"], 1, 0.5, 1),
     ] {
         let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
         let candidates = candidates(texts);
@@ -150,12 +150,42 @@ fn sets_of_boxes_are_matched_one_to_one() {
 #[test]
 fn the_kind_of_question_is_guessed_from_most_answers() {
     for (texts, expected) in [
-        (&["{\"boxes\": [1,2,3,4]}", "</think>[1,2,3,4]", "none"][..], ProblemType::SpatialGrounding),
+        (&["{\"boxes\": [1,2,3,4]}", "\n[1,2,3,4]", "none"][..], ProblemType::SpatialGrounding),
         (&["3", "4", "many"], ProblemType::Numerical),
         (&["A", "(B)", "B."], ProblemType::MultipleChoice),
         (&["A", "a cat", "3"], ProblemType::OpenEnded),
         (&[], ProblemType::OpenEnded),
     ] {
         assert_eq!(guess_problem(texts.iter().copied()), expected, "{texts:?}");
+    }
+}
+
+#[test]
+fn candidates_are_what_the_runtime_read_and_the_model_picked() {
+    let generated = |stop, meets_constraint| Generated {
+        tokens: vec![7; 4],
+        logprobs: vec![-1.0, -50.0, -60.0, -2.0],
+        top_logprobs: Vec::new(),
+        forced: 1..3,
+        thinking: "5?".to_owned(),
+        text: "3".to_owned(),
+        stop,
+        meets_constraint,
+    };
+    let response = "<think>5?</think>3";
+    for (stop, meets_constraint, is_complete) in [
+        (StopReason::EndOfAnswer, None, true),
+        (StopReason::StopString(0), None, true),
+        (StopReason::StopString(0), Some(false), true),
+        (StopReason::Caller, None, true),
+        (StopReason::MaxTokens, None, false),
+        (StopReason::MaxTokens, Some(true), true),
+        (StopReason::ContextFull, Some(false), false),
+        (StopReason::DeadEnd, Some(false), false),
+        (StopReason::DeadEnd, Some(true), true),
+    ] {
+        let got = Candidate::new(response.to_owned(), &generated(stop, meets_constraint));
+        let expected = Candidate { response: response.to_owned(), n_tokens: 2, is_complete, ..candidate("3", -3.0) };
+        assert_eq!(got, expected, "{stop:?} {meets_constraint:?}");
     }
 }
