@@ -93,6 +93,8 @@ fn bad_constraints_and_tools_are_refused_with_what_is_wrong() {
         (&["--grammar", "-"], "start: other", "other"),
         (&["--grammar", "-", "--json-schema", "-"], "", "cannot be used with"),
         (&["--tools", "-"], "{}", "not a list of tools"),
+        (&["--tools", "-", "--json-schema", "-"], "[]", "standard input can be read once"),
+        (&["--thinking", "off"], "", "does not switch thinking"),
         (&["--tools", "tools.json"], "", "knows no tools"),
         (&["--stop", ""], "", "empty stop string"),
         (&["--typical-p", "0"], "", "typical_p"),

@@ -88,13 +88,15 @@ fn a_chat_over_a_pipe_ends_at_the_first_error() {
     fs::write(at("broken"), b"once upon a time there was a session").expect("a writable folder");
 
     let long = format!("{}\n", "why ".repeat(3000));
-    let cases: [(&[&str], &str, &[&str]); 9] = [
+    let cases: [(&[&str], &str, &[&str]); 11] = [
         (&[], "/dance\n", &["/dance", "/image FILE"]),
         (&[], "/image gone.png\n", &["gone.png"]),
         (&[], "/image model.gguf\n", &["model.gguf"]),
         (&[], "/adapter model.gguf\n", &["model.gguf"]),
         (&[], "/adapter untrained.gguf\n", &["untrained.gguf", "changes nothing"]),
         (&["--adapter", "untrained.gguf=0.5"], "Hello?\n", &["changes nothing", "scale 0.5"]),
+        (&["--tools", "-"], "[]\n", &["standard input has the questions", "--tools -"]),
+        (&["--json-schema", "-"], "{}\n", &["standard input has the questions", "--json-schema -"]),
         (&["--session", "broken"], "Hello?\n", &["broken", "not a whole conversation file"]),
         (&["--session", "gone/session"], "Hello?\n", &["gone/session", "hint: "]),
         (&["--context", "64"], &long, &["for the answer, needed at most 64", "hint: "]),
@@ -122,8 +124,6 @@ fn a_chat_over_a_pipe_ends_at_the_first_error() {
 }
 
 #[test]
-fn a_full_context_forgets_on_demand() {
-#[test]
 fn results_of_tools_are_answered() {
     let folder = workshop();
     let input = format!("{}/tool 3 shapes\n", QUESTIONS[0]);
@@ -136,6 +136,8 @@ fn results_of_tools_are_answered() {
     assert_eq!(saved.messages()[2].parts, [ChatPart::Text("3 shapes".to_owned())]);
 }
 
+#[test]
+fn a_full_context_forgets_on_demand() {
     let folder = workshop();
     let question = "/image a.png\nHow many shapes are there?\n";
     let refused = chat(folder.path(), &["--context", "300"], &question.repeat(12));

@@ -119,6 +119,54 @@ fn samples_vote_and_json_has_every_one() {
     assert!(String::from_utf8_lossy(&told.stderr).contains("of 3 is the best"), "{told:?}");
 }
 
+/// A template that opens answers with thinking.
+const OPENED: &str = "{%- for m in messages -%}{{- '<|im_start|>' ~ m.role ~ '\\n' -}}\
+    {%- if m.content is string -%}{{- m.content -}}{%- else -%}{%- for part in m.content -%}{%- if part.type == 'image' -%}\
+    {{- '<|vision_start|><|image_pad|><|vision_end|>' -}}{%- else -%}{{- part.text -}}{%- endif -%}{%- endfor -%}{%- endif -%}\
+    {{- '<|im_end|>\\n' -}}{%- endfor -%}\
+    {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n<think>\\n' -}}{%- endif -%}";
+
+#[test]
+fn thoughts_are_no_votes() {
+    let folder = workshop();
+    let model = tiny::model().set("tokenizer.chat_template", OPENED).bytes();
+    fs::write(folder.path().join("model.gguf"), model).expect("a writable folder");
+    let mut ask = [&ASK[..], &["--samples", "4"]].concat();
+    ask[5] = "24";
+    let samples = |report: &Value| report["vote"]["samples"].as_array().cloned().expect("a list");
+    // Thoughts that never end answer nothing.
+    let thinking = json(folder.path(), &ask);
+    assert_eq!(thinking["answer"], "", "{thinking}");
+    for sample in samples(&thinking) {
+        assert!(sample["answer"] == "" && sample["is_well_formed"] == false, "{sample}");
+        assert!(sample["thinking"].as_str().is_some_and(|thinking| !thinking.is_empty()), "{sample}");
+    }
+    // What is closed by force is read behind it, and its tag is nothing that the model said.
+    let closed = json(folder.path(), &[&ask[..], &["--thinking-budget", "2"]].concat());
+    for sample in samples(&closed) {
+        let answer = sample["answer"].as_str().expect("text");
+        assert!(!answer.is_empty() && !answer.contains("think"), "{sample}");
+        assert!(sample["n_tokens"].as_u64().is_some_and(|n_tokens| n_tokens <= 24 - 8), "{sample}");
+    }
+}
+
+#[test]
+fn json_tells_tokens_with_the_most_probable_in_their_places() {
+    let folder = workshop();
+    let report = json(folder.path(), &[&ASK[..], &["--top-logprobs", "3"]].concat());
+    let tokens = report["tokens"].as_array().expect("a list");
+    assert_eq!(tokens.len(), 6, "{report}");
+    let logprob = |token: &Value| token["logprob"].as_f64().expect("a number");
+    for token in tokens {
+        let top = token["top"].as_array().expect("a list");
+        assert!(top.len() == 3 && top.is_sorted_by(|a, b| logprob(a) >= logprob(b)), "{token}");
+        assert!(logprob(token) <= logprob(&top[0]) && logprob(&top[0]) < 0.0, "{token}");
+    }
+    assert!(json(folder.path(), &ASK)["tokens"].is_null());
+    let refused = owlet(folder.path(), &[&ASK[..], &["--top-logprobs", "3"]].concat());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--json"), "{refused:?}");
+}
+
 #[test]
 fn samples_without_a_temperature_are_refused() {
     let folder = workshop();

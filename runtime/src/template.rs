@@ -22,6 +22,8 @@ const CHATML: &str = "\
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}";
 
 const NAME: &str = "chat";
+/// By which templates, Qwen3's among them, let the model think or not.
+const ENABLE_THINKING: &str = "enable_thinking";
 
 /// One message as templates see it.
 #[derive(Clone, Debug, Serialize)]
@@ -106,16 +108,23 @@ impl ChatTemplate {
         ToolFormat::of(&self.source)
     }
 
-    /// The text of `messages`; with `ask`, followed by what starts an answer.
+    /// The text of `messages`; with `ask`, followed by what starts an answer, in which the model is to think or not if
+    /// `thinking` says so.
     ///
     /// # Errors
-    /// `Unsupported` with the template's own complaint when it refuses the messages, or for `tools` that it would pass over.
+    /// `Unsupported` with the template's own complaint when it refuses the messages, or for `tools` or `thinking` that it would
+    /// pass over.
     pub(crate) fn render(
         &self,
         messages: &[TemplateMessage],
         tools: &[serde_json::Value],
+        thinking: Option<bool>,
         ask: bool,
     ) -> Result<String> {
+        if thinking.is_some() && !self.source.contains(ENABLE_THINKING) {
+            let error = Error::new(ErrorKind::Unsupported, "the chat template does not switch thinking");
+            return Err(error.needed(format!("one with the variable `{ENABLE_THINKING}`")));
+        }
         if !tools.is_empty() && self.tool_format().is_none() {
             let error = Error::new(ErrorKind::Unsupported, "the chat template knows no tools");
             return Err(error.got(format!("{} tools", tools.len())));
@@ -127,6 +136,8 @@ impl ChatTemplate {
             messages => Value::from_serialize(messages),
             tools => tools,
             add_generation_prompt => ask,
+            // Templates ask whether it is defined.
+            enable_thinking => thinking.map_or(Value::UNDEFINED, Value::from),
             bos_token => self.bos,
             eos_token => self.eos,
         };
@@ -155,7 +166,7 @@ mod tests {
         let parts = vec![ContentPart::Image, ContentPart::Text { text: "What?".into() }];
         let messages =
             [message("system", "Be brief."), TemplateMessage { content: Content::Parts(parts), ..message("user", "") }];
-        let text = template.render(&messages, &[], true).expect("renders");
+        let text = template.render(&messages, &[], None, true).expect("renders");
         let expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n\
             <|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n<|im_start|>assistant\n";
         assert_eq!(text, expected);
@@ -166,8 +177,12 @@ mod tests {
         let source = "{%- for m in messages[::-1] -%}{%- if m.content.startswith('a') -%}\
             {{- m.content.split('-')[-1].strip() + bos_token -}}{%- endif -%}{%- endfor -%}";
         let template = ChatTemplate::new(Some(source), Some("<s>"), None).expect("compiles");
-        let text =
-            template.render(&[message("user", "a- 1 "), message("user", "b"), message("user", "a-2")], &[], false);
+        let text = template.render(
+            &[message("user", "a- 1 "), message("user", "b"), message("user", "a-2")],
+            &[],
+            None,
+            false,
+        );
         assert_eq!(text.expect("renders"), "2<s>1<s>");
     }
 
@@ -175,13 +190,13 @@ mod tests {
     fn refusals_and_bad_syntax_are_told() {
         let source = "{{ raise_exception('only user messages') }}";
         let template = ChatTemplate::new(Some(source), None, None).expect("compiles");
-        let error = template.render(&[message("system", "x")], &[], true).expect_err("refused");
+        let error = template.render(&[message("system", "x")], &[], None, true).expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("only user messages"), "{error}");
         let error = ChatTemplate::new(Some("{% for"), None, None).expect_err("no Jinja");
         assert_eq!(error.kind(), ErrorKind::InvalidFile);
         let endless = "{% for a in range(100000) %}{% for b in range(100000) %}{{ b }}{% endfor %}{% endfor %}";
         let template = ChatTemplate::new(Some(endless), None, None).expect("compiles");
-        assert_eq!(template.render(&[], &[], true).expect_err("out of fuel").kind(), ErrorKind::Unsupported);
+        assert_eq!(template.render(&[], &[], None, true).expect_err("out of fuel").kind(), ErrorKind::Unsupported);
     }
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use owlet::{AnswerOptions, Constraint, Error, ErrorKind, Generated, ToolCalls, Tools};
 
 use super::{
@@ -24,6 +24,9 @@ pub(crate) struct AnswerArgs {
     /// Most tokens of thinking: then it is closed and the answer comes, for which tokens are kept. 0 does without thinking
     #[arg(long, value_name = "N")]
     thinking_budget: Option<usize>,
+    /// Whether the model thinks before it answers, where its chat template lets one choose [default: what the template does]
+    #[arg(long, value_enum, value_name = "CHOICE")]
+    thinking: Option<Choice>,
     /// A text that ends the answer where it begins; may be repeated
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
@@ -38,22 +41,39 @@ pub(crate) struct AnswerArgs {
     tools: Option<PathBuf>,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Choice {
+    On,
+    Off,
+}
+
 impl AnswerArgs {
+    /// What `--thinking` chooses.
+    pub(crate) fn thinking(&self) -> Option<bool> {
+        self.thinking.map(|choice| matches!(choice, Choice::On))
+    }
+
+    /// Refuses a second reader of standard input, any where it `has_questions`.
+    pub(crate) fn check(&self, has_questions: bool) -> Result<()> {
+        let files = [("--json-schema", &self.json_schema), ("--grammar", &self.grammar), ("--tools", &self.tools)];
+        let readers = files.into_iter().filter(|(_, path)| path.as_deref() == Some(Path::new(STDIN)));
+        let readers: Vec<_> = readers.map(|(flag, _)| format!("`{flag} -`")).collect();
+        match readers.len() {
+            0 => Ok(()),
+            _ if has_questions => {
+                Err(Failure::argument("standard input has the questions", readers[0].as_str(), "a file"))
+            }
+            1 => Ok(()),
+            _ => Err(Failure::argument("standard input can be read once", readers.join(" and "), "a file for one")),
+        }
+    }
+
     /// # Errors
-    /// For files that cannot be read or are no JSON; for standard input where it `has_questions`.
-    pub(crate) fn options(
-        &self,
-        sampling: &SamplingArgs,
-        max_new_tokens: usize,
-        has_questions: bool,
-    ) -> Result<AnswerOptions> {
-        let read = |path: &Path| match has_questions && path == Path::new(STDIN) {
-            true => Err(Failure::argument("standard input has the questions", STDIN, "a file")),
-            false => read_text(path),
-        };
+    /// For files that cannot be read or are no JSON.
+    pub(crate) fn options(&self, sampling: &SamplingArgs, max_new_tokens: usize) -> Result<AnswerOptions> {
         let constraint = match (&self.json_schema, &self.grammar) {
             (Some(path), _) => {
-                let schema = serde_json::from_str(&read(path)?).map_err(|error| {
+                let schema = serde_json::from_str(&read_text(path)?).map_err(|error| {
                     let reason = error.to_string();
                     Error::new(ErrorKind::InvalidInput, "not a JSON schema")
                         .at(path.display())
@@ -62,7 +82,7 @@ impl AnswerArgs {
                 })?;
                 Some(Constraint::JsonSchema(schema))
             }
-            (None, Some(path)) => Some(Constraint::Lark(read(path)?)),
+            (None, Some(path)) => Some(Constraint::Lark(read_text(path)?)),
             (None, None) => None,
         };
         Ok(AnswerOptions {

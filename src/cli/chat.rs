@@ -79,6 +79,7 @@ pub(crate) struct ChatArgs {
 
 pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<()> {
     let cancel = interrupt::cancel_on_signal()?;
+    args.answer.check(true)?;
     let images = args.question.open_images(&cancel)?;
     if let Some(path) = args.session.as_deref().filter(|path| !path.exists()) {
         AtomicFile::create(path).map(drop).hint(ErrorKind::NotFound, "the folder of the session must exist")?;
@@ -125,7 +126,8 @@ impl ChatArgs {
         conversation.set_options(ConversationOptions {
             system: self.question.system.clone().or_else(|| conversation.options().system.clone()),
             tools: self.answer.tools()?.unwrap_or_else(|| conversation.options().tools.clone()),
-            answer: self.answer.options(&self.sampling, self.max_tokens, true)?,
+            thinking: self.answer.thinking().or(conversation.options().thinking),
+            answer: self.answer.options(&self.sampling, self.max_tokens)?,
             seed: self.sampling.seed,
             overflow,
             ..conversation.options().clone()
@@ -197,9 +199,9 @@ impl Chat<'_> {
             "/image" => self.images.push(self.pictures.open(Path::new(argument), &self.cancel)?),
             "/adapter" => self.change_adapters(argument)?,
             "/save" => self.conversation.save(Path::new(argument))?,
+            "/tool" => self.answer(Role::Tool, argument)?,
             _ if word.starts_with('/') => {
                 let known = "/image FILE, /adapter FILE[=SCALE], /save FILE, /tool RESULT or /quit";
-            "/tool" => self.answer(Role::Tool, argument)?,
                 return Err(Failure::argument("no such command", word, known));
             }
             _ => self.answer(Role::User, line)?,

@@ -34,6 +34,7 @@ mod speaker;
 mod speculate;
 mod synth;
 mod tasks;
+mod tokens;
 mod training;
 mod tune;
 mod tuning;

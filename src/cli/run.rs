@@ -25,6 +25,7 @@ use super::{
     question::QuestionArgs,
     speaker::Speaker,
     speculate::{self, SpeculationArgs},
+    tokens::TokenRow,
     votes::{VoteReport, VotingArgs},
 };
 
@@ -61,6 +62,9 @@ pub(crate) struct RunArgs {
     /// Print one JSON document with answer, thinking and timings, when all is done
     #[arg(long)]
     json: bool,
+    /// With `--json`: tell the answer's tokens and their log-probabilities, for each this many of the most probable ones as well
+    #[arg(long, requires = "json", value_name = "N")]
+    top_logprobs: Option<usize>,
     /// The question
     prompt: String,
 }
@@ -91,6 +95,9 @@ struct Report {
     /// With `--json-schema` or `--grammar`: whether the answer is complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     meets_constraint: Option<bool>,
+    /// With `--top-logprobs`: the tokens of thinking and answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<Vec<TokenRow>>,
     /// With `--samples`: how they voted.
     #[serde(skip_serializing_if = "Option::is_none")]
     vote: Option<VoteReport>,
@@ -121,9 +128,11 @@ struct TimingsReport {
 
 pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     args.voting.check(&args.sampling)?;
+    args.answer.check(false)?;
     let cancel = interrupt::cancel_on_signal()?;
     let cancel = args.time_limit.map_or(cancel.clone(), |limit| cancel.or_after(limit));
-    let options = args.answer.options(&args.sampling, args.max_tokens, false)?;
+    let mut options = args.answer.options(&args.sampling, args.max_tokens)?;
+    options.top_logprobs = args.top_logprobs.unwrap_or(0);
     let tools = args.answer.tools()?;
     let start = Instant::now();
     let images = args.question.open_images(&cancel)?;
@@ -151,6 +160,7 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     let mut question = args.question.prompt(&args.prompt, images)?;
     let has_tools = tools.is_some();
     question.tools = tools.unwrap_or_default();
+    question.thinking = args.answer.thinking();
     let start = Instant::now();
     let encoded = model.encode_until(&question, plan.as_ref().map(|plan| plan.budget), &cancel);
     let prompt = explain_tools(encoded, has_tools)?;
@@ -202,6 +212,7 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     };
     if args.json {
         let stop = stop_name(answer.stop);
+        let tokens = args.top_logprobs.map(|_| TokenRow::of(&model, &answer));
         return output.json(&Report {
             answer: answer.text,
             thinking: answer.thinking,
@@ -211,6 +222,7 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
             tool_calls: has_tools.then_some(calls),
             forced_tokens: (!answer.forced.is_empty()).then_some([answer.forced.start, answer.forced.end]),
             meets_constraint: answer.meets_constraint,
+            tokens,
             vote,
             timings,
         });

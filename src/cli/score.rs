@@ -10,6 +10,7 @@ use super::{
     model::ModelArgs,
     output::{self, Output},
     question::QuestionArgs,
+    tokens::TokenRow,
 };
 
 /// Tokens of a completion that are computed at once.
@@ -60,13 +61,6 @@ struct Row<'a> {
     /// Of the probability that the given answers have together.
     share: f64,
     tokens: Vec<TokenRow>,
-}
-
-#[derive(Debug, Serialize)]
-struct TokenRow {
-    id: TokenId,
-    text: String,
-    logprob: f32,
 }
 
 pub(crate) fn run(args: &ScoreArgs, output: Output) -> Result<()> {
@@ -128,8 +122,8 @@ fn table(rows: &[Row]) -> String {
 
 impl<'a> Row<'a> {
     fn new(model: &Model, answer: &'a str, tokens: &[TokenId], scored: &Scored, share: f64) -> Self {
-        let token = |(&id, &logprob)| TokenRow { id, text: model.detokenize(&[id]), logprob };
-        let tokens = tokens.iter().zip(&scored.logprobs).map(token).collect();
+        let rows = tokens.iter().zip(&scored.logprobs).map(|(&id, &logprob)| TokenRow::new(model, id, logprob));
+        let tokens = rows.collect();
         Self { answer, logprob: scored.sum(), mean_logprob: scored.mean(), share, tokens }
     }
 }

@@ -182,7 +182,7 @@ impl Conversation {
             let system = system.map(|text| Outline { role: Role::System, pieces: vec![Piece::Text(text)], calls: &[] });
             let messages = kept.iter().map(ChatMessage::outline).chain([question.outline()]);
             let messages = system.into_iter().chain(messages).collect();
-            let runs = runs(model, &Chat { messages, tools: &self.options.tools })?;
+            let runs = runs(model, &Chat { messages, tools: &self.options.tools, thinking: self.options.thinking })?;
             let pictures = kept.iter().flat_map(ChatMessage::pictures);
             let n_of_pictures: usize = pictures.map(|picture| picture.n_tokens).sum::<usize>() + n_of_question;
             let n_tokens = runs.iter().map(Vec::len).sum::<usize>() + n_of_pictures;

@@ -48,6 +48,8 @@ pub struct ConversationOptions {
     pub system: Option<String>,
     /// What the model may call; default none.
     pub tools: Tools,
+    /// Whether the model shall think before it answers: see [`crate::Prompt::thinking`]; default `None`.
+    pub thinking: Option<bool>,
     /// How answers are written.
     #[serde(flatten)]
     pub answer: AnswerOptions,
@@ -68,6 +70,7 @@ impl Default for ConversationOptions {
         Self {
             system: None,
             tools: Tools::default(),
+            thinking: None,
             answer: AnswerOptions::default(),
             answer_room: 256,
             overflow: OverflowPolicy::default(),

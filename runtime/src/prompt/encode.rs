@@ -26,6 +26,8 @@ pub(crate) struct Outline<'a> {
 pub(crate) struct Chat<'a> {
     pub(crate) messages: Vec<Outline<'a>>,
     pub(crate) tools: &'a Tools,
+    /// As [`Prompt::thinking`].
+    pub(crate) thinking: Option<bool>,
 }
 
 /// A piece of a message.
@@ -77,7 +79,7 @@ pub(crate) fn generation_prompt(model: &Model) -> Result<Vec<TokenId>> {
     let message =
         TemplateMessage { role: Role::User.name(), content: Content::Text("?".to_owned()), tool_calls: Vec::new() };
     let tokens = |ask| {
-        let rendered = model.template().render(std::slice::from_ref(&message), &[], ask)?;
+        let rendered = model.template().render(std::slice::from_ref(&message), &[], None, ask)?;
         model.tokenize(&rendered, true)
     };
     let (told, asked) = (tokens(false)?, tokens(true)?);
@@ -109,12 +111,12 @@ fn images(prompt: &Prompt) -> impl Iterator<Item = &Image> {
 
 fn prompt_runs(model: &Model, prompt: &Prompt) -> Result<Vec<Vec<TokenId>>> {
     let messages = prompt.messages.iter().map(super::Message::outline).collect();
-    runs(model, &Chat { messages, tools: &prompt.tools })
+    runs(model, &Chat { messages, tools: &prompt.tools, thinking: prompt.thinking })
 }
 
 /// The tokens between the pictures of `chat`, followed by what opens an answer: one run more than there are pictures.
 pub(crate) fn runs(model: &Model, chat: &Chat<'_>) -> Result<Vec<Vec<TokenId>>> {
-    let Chat { messages, tools } = chat;
+    let Chat { messages, tools, thinking } = chat;
     if messages.is_empty() {
         return Err(Error::new(ErrorKind::InvalidInput, "empty prompt").needed("at least one message"));
     }
@@ -133,7 +135,7 @@ pub(crate) fn runs(model: &Model, chat: &Chat<'_>) -> Result<Vec<Vec<TokenId>>> 
     let guard = Guard::new(model.control_tokens(), texts.iter().copied());
     let messages: Vec<_> = messages.iter().map(|message| template_message(message, &guard)).collect();
     let tools: Vec<_> = tools.definitions().iter().map(|definition| disarmed(definition, &guard)).collect();
-    let rendered = model.template().render(&messages, &tools, true)?;
+    let rendered = model.template().render(&messages, &tools, *thinking, true)?;
     let tokens = guard.tokenize(&rendered, |text, special| model.tokenize(text, special))?;
     split_at_images(tokens, model.image_pad(), n_images)
 }

@@ -112,6 +112,9 @@ pub struct Prompt {
     pub messages: Vec<Message>,
     /// What the model may call.
     pub tools: Tools,
+    /// Whether the model shall think before it answers, for templates that know how to tell it (their variable
+    /// `enable_thinking`, as in Qwen3's); others refuse it. Default `None`: what the template does by itself.
+    pub thinking: Option<bool>,
 }
 
 impl Prompt {
@@ -120,7 +123,7 @@ impl Prompt {
     /// # Errors
     /// As [`Message::user`].
     pub fn user(text: &str, images: Vec<Image>) -> Result<Self> {
-        Ok(Self { messages: vec![Message::user(text, images)?], tools: Tools::default() })
+        Ok(Self { messages: vec![Message::user(text, images)?], ..Self::default() })
     }
 
     /// The same conversation after the instructions `text`.

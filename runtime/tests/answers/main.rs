@@ -6,6 +6,7 @@ mod common;
 mod grammar;
 mod logprobs;
 mod stops;
+mod thinking;
 mod tools;
 mod valid;
 

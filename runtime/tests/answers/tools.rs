@@ -86,7 +86,7 @@ fn calls_go_round_through_history_and_files() {
         Message { calls: turn.calls.calls.clone(), ..Message::text(Role::Assistant, said.clone()) },
         Message::text(Role::Tool, "An owl."),
     ];
-    let whole = model.encode(&Prompt { messages: history, tools: tools() }).expect("encodes");
+    let whole = model.encode(&Prompt { messages: history, tools: tools(), ..Prompt::default() }).expect("encodes");
     for chat in [&mut chat, &mut resumed] {
         let result = Message::text(Role::Tool, "An owl.");
         let turn =
