@@ -231,12 +231,12 @@ fn plans_refuse_what_models_are_refused_for() {
     for key in ["attention.head_count", "attention.key_length", "attention.value_length", "rope.dimension_count"] {
         draft.set(&format!("qwen3vl.{key}"), 65_536u32);
     }
-    let file = GgufFile::open(&draft.write(&path)).expect("well formed");
+    let file = GgufFile::open(draft.write(&path)).expect("well formed");
     let refused = [InferencePlan::new(&file, None, &InferenceRequest::default()).err(), load(&path).err()];
     let texts = refused.map(|error| error.expect("refused").to_string());
     assert_eq!(texts[0], texts[1]);
 
-    let file = GgufFile::open(&tiny::model().write(&path)).expect("well formed");
+    let file = GgufFile::open(tiny::model().write(&path)).expect("well formed");
     let endless =
         InferenceRequest { n_pictures: usize::MAX, prompt_cache_bytes: usize::MAX, ..InferenceRequest::default() };
     let plan = InferencePlan::new(&file, None, &endless).expect("a plan");
