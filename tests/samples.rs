@@ -119,12 +119,13 @@ fn samples_vote_and_json_has_every_one() {
     assert!(String::from_utf8_lossy(&told.stderr).contains("of 3 is the best"), "{told:?}");
 }
 
-/// A template that opens answers with thinking.
+/// A template that opens answers with thinking, unless it is told not to.
 const OPENED: &str = "{%- for m in messages -%}{{- '<|im_start|>' ~ m.role ~ '\\n' -}}\
     {%- if m.content is string -%}{{- m.content -}}{%- else -%}{%- for part in m.content -%}{%- if part.type == 'image' -%}\
     {{- '<|vision_start|><|image_pad|><|vision_end|>' -}}{%- else -%}{{- part.text -}}{%- endif -%}{%- endfor -%}{%- endif -%}\
     {{- '<|im_end|>\\n' -}}{%- endfor -%}\
-    {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n<think>\\n' -}}{%- endif -%}";
+    {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}\
+    {%- if enable_thinking is not defined or enable_thinking -%}{{- '<think>\\n' -}}{%- endif -%}{%- endif -%}";
 
 #[test]
 fn thoughts_are_no_votes() {
@@ -141,6 +142,11 @@ fn thoughts_are_no_votes() {
         assert!(sample["answer"] == "" && sample["is_well_formed"] == false, "{sample}");
         assert!(sample["thinking"].as_str().is_some_and(|thinking| !thinking.is_empty()), "{sample}");
     }
+    let thoughtless = json(folder.path(), &[&ask[..], &["--thinking", "off"]].concat());
+    for sample in samples(&thoughtless) {
+        assert!(sample["answer"] != "" && sample["thinking"] == "", "{sample}");
+    }
+    assert_eq!(json(folder.path(), &[&ask[..], &["--thinking", "on"]].concat())["vote"], thinking["vote"]);
     // What is closed by force is read behind it, and its tag is nothing that the model said.
     let closed = json(folder.path(), &[&ask[..], &["--thinking-budget", "2"]].concat());
     for sample in samples(&closed) {

@@ -224,13 +224,16 @@ impl Chat<'_> {
     fn answer(&mut self, role: Role, text: &str) -> Result<()> {
         let mut speaker = Speaker::new(self.output, false);
         let mut heard = Ok(());
-        if let Some(plan) = self.pictures.plan(&self.model, &self.images, None, false, self.output)? {
+        // Pictures that were shown wait for a person's question.
+        let images = if role == Role::User { self.images.clone() } else { Vec::new() };
+        let has_images = !images.is_empty();
+        if let Some(plan) = self.pictures.plan(&self.model, &images, None, false, self.output)? {
             let image_budget = Some(plan.budget);
             self.conversation.set_options(ConversationOptions { image_budget, ..self.conversation.options().clone() });
         }
         let question = match role {
             Role::Tool => Message::text(role, text),
-            _ => Message::user(text, self.images.clone())?,
+            _ => Message::user(text, images)?,
         };
         let asked = self.conversation.ask(question, &self.cancel, &mut |event| {
             heard = speaker.hear(&event);
@@ -239,9 +242,9 @@ impl Chat<'_> {
         let finished = speaker.finish();
         let has_tools = !self.conversation.options().tools.is_empty();
         const NO_PROJECTOR: &str = "pictures need the model's image projector: name it by `--mmproj`";
-        let taught = match self.images.is_empty() {
-            true => explain_tools(asked, has_tools),
-            false => asked.hint(ErrorKind::Unsupported, NO_PROJECTOR),
+        let taught = match has_images {
+            true => asked.hint(ErrorKind::Unsupported, NO_PROJECTOR),
+            false => explain_tools(asked, has_tools),
         };
         let turn =
             taught.hint(ErrorKind::ContextOverflow, "`--forget` drops the oldest turns, `--context` makes room")?;
