@@ -169,12 +169,8 @@ fn a_token_that_ends_thoughts_and_begins_the_answer_is_of_the_grammar() {
         ("</think>\"<", quoted, "~", "\"<b"),
     ] {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut draft = tiny::with_tokens(&[token]);
-        let mut types = vec![1i32; 256];
-        types.resize(tiny::N_VOCAB as usize, 3);
-        types.push(1);
-        draft.set("tokenizer.ggml.token_type", types).set("tokenizer.chat_template", OPENED);
-        let path = draft.write(&folder.path().join("model.gguf"));
+        let mut draft = tiny::with_words(&[token]);
+        let path = draft.set("tokenizer.chat_template", OPENED).write(&folder.path().join("model.gguf"));
         let model = Model::load(path, &ModelOptions { n_threads: 1, ..ModelOptions::default() }).expect("loads");
         let mut options = AnswerOptions { stop: vec![stop.to_owned()], ..constrained(constraint) };
         options.sampler.logit_bias = vec![(tiny::N_VOCAB as i32, 90.0)];

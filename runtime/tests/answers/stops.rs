@@ -1,7 +1,7 @@
 //! Stop strings.
 
 use owlet_runtime::{
-    AnswerOptions, ErrorKind, StopReason,
+    AnswerOptions, ErrorKind, Model, ModelOptions, StopReason,
     conversation::{ChatPart, Conversation, ConversationOptions},
 };
 
@@ -65,6 +65,24 @@ fn a_stop_string_in_what_looked_like_a_tag_is_left_out_of_history() {
     let kept = &text[..text.find('<').expect("has one")];
     let stopped = AnswerOptions { stop: vec!["<".to_owned()], ..free };
     assert_eq!(answer(&stopped, held_back), (kept.to_owned(), kept.to_owned()));
+}
+
+#[test]
+fn a_stop_string_around_a_tag_is_left_out_of_history_with_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = tiny::with_words(&["four</answer>\u{120}teen"]).write(&folder.path().join("model.gguf"));
+    let model = Model::load(path, &ModelOptions { n_threads: 1, ..ModelOptions::default() }).expect("loads");
+    // Blank space behind a tag is not of the answer.
+    for (stop, answer, history) in
+        [("rtee", "fou", "fou"), ("teen", "four", "four</answer> "), ("een", "fourt", "four</answer> t")]
+    {
+        let mut stopped = AnswerOptions { stop: vec![stop.to_owned()], ..options() };
+        stopped.sampler.banned.retain(|&token| token < tiny::N_VOCAB as i32);
+        stopped.sampler.logit_bias = vec![(tiny::N_VOCAB as i32, 90.0)];
+        let mut chat = conversation(&model, stopped);
+        let turn = ask(&mut chat, "Hello?", &mut Vec::new()).expect("answers");
+        assert_eq!((turn.answer.text.as_str(), last_message(&chat)), (answer, history), "{stop}");
+    }
 }
 
 #[test]

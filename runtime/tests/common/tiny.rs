@@ -135,6 +135,16 @@ pub fn with_tokens(control: &[&str]) -> Draft {
     draft
 }
 
+/// [`model`] with more tokens of text, spelled as byte-level BPE does, which come last and which no text is tokenized to.
+pub fn with_words(words: &[&str]) -> Draft {
+    let mut draft = with_tokens(words);
+    let mut types = vec![1i32; 256];
+    types.resize(N_VOCAB as usize, 3);
+    types.resize(N_VOCAB as usize + words.len(), 1);
+    draft.set("tokenizer.ggml.token_type", types);
+    draft
+}
+
 fn linear_parts() -> [(&'static str, u64, u64); 7] {
     let (n_q, n_kv) = (N_HEAD * HEAD_DIM, N_HEAD_KV * HEAD_DIM);
     [
