@@ -29,7 +29,8 @@ test: setup ## Run every test
 test-heavy: setup ## Run the tests that take a minute: recovery of the embedded model from 2 bits, thousands of damaged files
 	$(cargo) test --workspace --locked --test recovery --test bad_files -- --ignored
 
-lint: setup ## Check formatting, clippy, the documentation and the shell scripts
+lint: ## Check formatting, clippy, the documentation and the shell scripts
+	@scripts/setup.sh shellcheck
 	$(cargo) fmt --all --check
 	$(cargo) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(cargo) doc --workspace --no-deps --locked
@@ -90,7 +91,8 @@ bench-learning: setup ## Train over seeds, by three methods and over a published
 
 # Binary wheels for Linux and macOS; not part of `test`, which shall not depend on a package index for Python.
 PEER_ENV := target/peer
-check-adapter: setup ## Load the demo's model and adapter in a llama.cpp that is not ours, and compare replies
+check-adapter: ## Load the demo's model and adapter in a llama.cpp that is not ours, and compare replies
+	@scripts/setup.sh python-venv
 	test -d $(PEER_ENV) || python3 -m venv $(PEER_ENV)
 	$(PEER_ENV)/bin/pip install --quiet xllamacpp==2026.10.11549
 	test -f $(DEMO_OUT)/adapter.gguf || $(cargo) run --locked -- demo --out $(DEMO_OUT) $(DEMO_ARGS)

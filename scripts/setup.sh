@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what a build of Owlet needs and this machine lacks: cmake, a C++ compiler, libclang
-# (bindgen reads llama.cpp's headers with it) and Rust. Knows apt, dnf and brew, and says what to
-# install by hand elsewhere. Safe to run again: with everything in place it only looks.
+# (bindgen reads llama.cpp's headers with it) and Rust; also shellcheck and python-venv where the
+# arguments name them. Knows apt, dnf and brew, and says what to install by hand elsewhere.
+# Safe to run again: with everything in place it only looks.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -55,6 +56,13 @@ missing_tools() {
     have make || have ninja || printf 'make '
     have_libclang || printf 'libclang '
     rust_is_new_enough || have rustup || have curl || printf 'curl '
+    for tool in "$@"; do
+        case "$tool" in
+        shellcheck) have shellcheck || printf 'shellcheck ' ;;
+        python-venv) python3 -c 'import ensurepip, venv' 2>/dev/null || printf 'python-venv ' ;;
+        *) die "unknown tool: $tool" "it can be shellcheck or python-venv" ;;
+        esac
+    done
 }
 
 install_with_apt() {
@@ -64,6 +72,7 @@ install_with_apt() {
         compiler | make) packages="$packages build-essential" ;;
         libclang) packages="$packages libclang-dev" ;;
         curl) packages="$packages curl ca-certificates" ;;
+        python-venv) packages="$packages python3 python3-venv" ;;
         *) packages="$packages $tool" ;;
         esac
     done
@@ -78,6 +87,8 @@ install_with_dnf() {
         case "$tool" in
         compiler) packages="$packages gcc gcc-c++" ;;
         libclang) packages="$packages clang clang-devel" ;;
+        shellcheck) packages="$packages ShellCheck" ;;
+        python-venv) packages="$packages python3" ;;
         *) packages="$packages $tool" ;;
         esac
     done
@@ -89,6 +100,7 @@ install_with_brew() {
     for tool in "$@"; do
         case "$tool" in
         compiler | make | libclang) die "the Xcode command line tools are missing" "run: xcode-select --install" ;;
+        python-venv) brew install --quiet python ;;
         *) brew install --quiet "$tool" ;;
         esac
     done
@@ -153,12 +165,11 @@ install_rust_by_distribution() {
 
 rust_version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
-# shellcheck disable=SC2046 # a list of words
-set -- $(missing_tools)
-[ $# -eq 0 ] || install_tools "$@"
-# shellcheck disable=SC2046 # a list of words
-set -- $(missing_tools)
-[ $# -eq 0 ] || die "still missing after installing: $*" "install them by hand, then run this again"
+missing=$(missing_tools "$@")
+# shellcheck disable=SC2086 # a list of words
+[ -z "$missing" ] || install_tools $missing
+missing=$(missing_tools "$@")
+[ -z "$missing" ] || die "still missing after installing: $missing" "install it by hand, then run this again"
 
 if ! rust_is_new_enough; then
     install_rust_by_rustup || install_rust_by_distribution || true
