@@ -20,15 +20,16 @@ use super::{
 ///
 /// Files appear under their names when they are whole: the SHA-256 that the hub tells is compared, and the GGUF header must
 /// agree with the length. Their paths go to stdout. HF_TOKEN opens gated repositories; HF_ENDPOINT names a mirror;
-/// HTTPS_PROXY and NO_PROXY are respected.
+/// HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY are respected.
 #[derive(Args, Debug)]
 pub(crate) struct PullArgs {
     /// hf:ORG/REPO, hf:ORG/REPO:Q8_0, hf:ORG/REPO@REVISION:FILE.gguf or https://HOST/FILE.gguf
-    source: Source,
+    // Not parsed by clap, which would show an address with its password.
+    source: String,
     /// Folder for the files, made if need be [default: the repository's name, for addresses the current one]
     #[arg(long, short, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// The projector's file or type; `none` pulls none [default: that of the model, F16 before Q8_0]
+    /// The projector's file or type, of `hf:` repositories; `none` pulls none [default: that of the model, F16 before Q8_0]
     #[arg(long, value_name = "NAME")]
     mmproj: Option<String>,
     /// SHA-256 that the file must have [default: what the hub tells]
@@ -40,7 +41,7 @@ pub(crate) struct PullArgs {
     /// Replace files that exist
     #[arg(long)]
     force: bool,
-    /// Tries in vain before giving up; a try that brought bytes does not count
+    /// Tries in vain before giving up, once a server has answered; a try that brought bytes does not count
     #[arg(long, default_value_t = 5, value_name = "N")]
     retries: u32,
     /// Seconds to wait for a connection, an answer or more bytes
@@ -59,14 +60,20 @@ struct Done<'a> {
 }
 
 pub(crate) fn run(args: &PullArgs, output: Output) -> Result<()> {
+    let source: Source = args.source.parse()?;
     let cancel = interrupt::cancel_on_signal()?;
-    let mut listener = Listener { output, json: args.json, bar: None, cancel: cancel.clone(), heard: Ok(()) };
-    let pulled = pull(&args.source, &args.options(), &cancel, &mut |event| listener.hear(&event));
+    let mut listener =
+        Listener { output, json: args.json, bar: None, has_kept: false, cancel: cancel.clone(), heard: Ok(()) };
+    let pulled = pull(&source, &args.options(), &cancel, &mut |event| listener.hear(&event));
     listener.end_bar();
     listener.heard?;
+    let pulled = match listener.has_kept {
+        true => pulled
+            .hint(ErrorKind::Cancelled, "the same command goes on where this one stopped")
+            .hint(ErrorKind::Network, "what was downloaded is kept: the same command goes on from there"),
+        false => pulled.map_err(Failure::from),
+    };
     let files = pulled
-        .hint(ErrorKind::Cancelled, "the same command goes on where this one stopped")
-        .hint(ErrorKind::Network, "what was downloaded is kept: the same command goes on from there")
         .hint(ErrorKind::Limit, "name a folder on another disk by `--out`, or a smaller type: hf:ORG/REPO:Q4_K_M")?;
     if args.json {
         return json_line(output, &Done { files: &files });
@@ -104,12 +111,15 @@ struct Listener {
     output: Output,
     json: bool,
     bar: Option<ProgressBar>,
+    /// Whether an unfinished file can be gone on with.
+    has_kept: bool,
     cancel: CancelToken,
     heard: Result<()>,
 }
 
 impl Listener {
     fn hear(&mut self, event: &PullEvent<'_>) {
+        self.has_kept |= matches!(event, PullEvent::Kept { .. });
         if self.json {
             if self.heard.is_ok() {
                 self.heard = json_line(self.output, event);
@@ -139,6 +149,7 @@ impl Listener {
                 self.end_bar();
                 self.output.say(format_args!("{file}: {error}; next try in {pause_s:.0} s"));
             }
+            PullEvent::Kept { .. } => {}
             PullEvent::Progress { file, n_bytes, total_bytes, .. } => self.show(file, *n_bytes, *total_bytes),
             PullEvent::Finished { file } => {
                 self.end_bar();

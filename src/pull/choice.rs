@@ -47,7 +47,8 @@ pub struct Choice {
 /// are tried in order. Files whose names would lead out of the folder are passed over.
 ///
 /// # Errors
-/// `NotFound` when nothing fits, `InvalidInput` when several do: both list what there is. `Unsupported` for a model in parts.
+/// `NotFound` when nothing fits, `InvalidInput` when several do: both list what there is. `InvalidInput` for a projector of
+/// a projector, `Unsupported` for a model in parts.
 pub fn choose(files: &[RemoteFile], wanted: Option<&str>, projector: &Projector) -> Result<Choice> {
     let usable: Vec<&RemoteFile> =
         files.iter().filter(|file| file.path.ends_with(".gguf") && is_plain_path(&file.path)).collect();
@@ -68,6 +69,10 @@ pub fn choose(files: &[RemoteFile], wanted: Option<&str>, projector: &Projector)
         return Err(in_parts(&model.path));
     }
     let beside = match projector {
+        Projector::Named(name) if is_projector(model) => {
+            let error = Error::new(ErrorKind::InvalidInput, "a projector has no projector").at(&model.path).got(name);
+            return Err(error.needed("a model's file or type, or one projector by itself"));
+        }
         _ if is_projector(model) => None,
         Projector::Skip => None,
         Projector::Auto if projectors.is_empty() => None,
@@ -240,6 +245,13 @@ mod tests {
             assert_eq!(error.kind(), kind, "{wanted:?} of {paths:?}");
             assert!(error.to_string().contains(told), "{error}");
         }
+    }
+
+    #[test]
+    fn a_projector_is_not_picked_beside_another() {
+        let wanted = Some("mmproj-M-2B-F16.gguf");
+        let error = choose(&files(&VISION), wanted, &Projector::Named("Q8_0".to_owned())).expect_err("which one?");
+        assert!(error.kind() == ErrorKind::InvalidInput && error.to_string().contains("Q8_0"), "{error}");
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! HTTP for downloads: redirects followed with open eyes, timeouts on every wait, and a token that stays with its host.
 
-use std::time::Duration;
+use std::{cell::Cell, net::IpAddr, time::Duration};
 
 use owlet_runtime::{Error, ErrorKind, Result};
 use ureq::http::{HeaderMap, Uri, header};
 
 use super::{
-    source::{segment, segments, without_query},
-    trouble::Trouble,
+    proxy::Proxies,
+    source::{segment, segments, without_secrets},
+    trouble::{TokenUse, Trouble},
 };
 
 /// Redirects that are followed: the hub needs one, renamed repositories another.
@@ -16,11 +17,13 @@ const MAX_REDIRECTS: usize = 8;
 const MAX_LISTING_BYTES: u64 = 32 << 20;
 
 /// One server of models and whatever it redirects to.
-#[derive(Debug)]
 pub(super) struct Client {
     agent: ureq::Agent,
+    proxies: Proxies,
     endpoint: String,
     token: Option<String>,
+    /// Whether anything has answered yet, a redirect included.
+    reached: Cell<bool>,
 }
 
 /// A response with its body still to come.
@@ -40,8 +43,8 @@ impl Client {
     /// `InvalidInput` for an endpoint that is no `http` or `https` address.
     pub(super) fn new(endpoint: &str, token: Option<&str>, stall: Duration) -> Result<Self> {
         let endpoint = endpoint.trim_end_matches('/').to_owned();
-        let uri = parse(&endpoint)?;
-        let mut config = ureq::Agent::config_builder()
+        parse(&endpoint)?;
+        let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .user_agent(concat!("owlet/", env!("CARGO_PKG_VERSION")))
@@ -50,11 +53,18 @@ impl Client {
             .timeout_connect(Some(stall))
             .timeout_recv_response(Some(stall))
             .timeout_per_read(Some(stall));
-        if is_this_machine(&uri) {
-            // A proxy of the environment has no way to a server of this machine.
-            config = config.proxy(None);
-        }
-        Ok(Self { agent: config.build().into(), endpoint, token: token.map(str::to_owned) })
+        Ok(Self {
+            agent: config.build().into(),
+            proxies: Proxies::from_env(),
+            endpoint,
+            token: token.map(str::to_owned),
+            reached: Cell::new(false),
+        })
+    }
+
+    /// Whether any server has answered any request: then there is a network.
+    pub(super) fn was_reached(&self) -> bool {
+        self.reached.get()
     }
 
     /// A handle that ends every transfer from another thread.
@@ -85,14 +95,16 @@ impl Client {
         let mut linked_sha256 = None;
         for _ in 0..=MAX_REDIRECTS {
             let token = self.token_for(&url)?;
-            let mut request = self.agent.get(&url);
+            let proxy = self.proxies.of(&parse(&url)?)?;
+            let mut request = self.agent.get(&url).config().proxy(proxy).build();
             if offset > 0 {
                 request = request.header(header::RANGE, format!("bytes={offset}-"));
             }
-            if let Some(token) = token {
+            if let TokenUse::Sent(token) = token {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }
             let response = request.call().map_err(|source| Trouble::of_request(&url, source))?;
+            self.reached.set(true);
             let (parts, body) = response.into_parts();
             linked_sha256 = linked_sha256.or_else(|| linked(&parts.headers));
             let status = parts.status;
@@ -101,26 +113,31 @@ impl Client {
                 continue;
             }
             if !matches!(status.as_u16(), 200 | 206 | 416) {
-                return Err(Trouble::of_status(&url, status, &parts.headers, token.is_some()));
+                return Err(Trouble::of_status(&url, status, &parts.headers, token));
             }
             return Ok(Response { status: status.as_u16(), headers: parts.headers, linked_sha256, body });
         }
-        let error = Error::new(ErrorKind::Network, "redirected in circles").at(without_query(&url));
+        let error = Error::new(ErrorKind::Network, "redirected in circles").at(without_secrets(&url));
         Err(error.needed(format!("a file within {MAX_REDIRECTS} redirects")).into())
     }
 
     /// The token, for addresses of the endpoint's own scheme, host and port.
-    fn token_for(&self, url: &str) -> Result<Option<&str>> {
+    fn token_for(&self, url: &str) -> Result<TokenUse<'_>> {
         let (url, endpoint) = (parse(url)?, parse(&self.endpoint)?);
         let is_private = endpoint.scheme_str() == Some("https") || is_this_machine(&endpoint);
-        Ok(self.token.as_deref().filter(|_| is_private && origin(&url) == origin(&endpoint)))
+        Ok(match &self.token {
+            None => TokenUse::None,
+            Some(_) if origin(&url) != origin(&endpoint) => TokenUse::AnotherServer,
+            Some(_) if !is_private => TokenUse::InTheClear,
+            Some(token) => TokenUse::Sent(token),
+        })
     }
 }
 
 /// The address as its parts.
 fn parse(url: &str) -> Result<Uri> {
     let refused = || {
-        let error = Error::new(ErrorKind::InvalidInput, "not an address to download from").got(without_query(url));
+        let error = Error::new(ErrorKind::InvalidInput, "not an address to download from").got(without_secrets(url));
         error.needed("http://HOST/... or https://HOST/...")
     };
     let uri: Uri = without_fragment(url).parse().map_err(|_| refused())?;
@@ -133,17 +150,23 @@ fn without_fragment(url: &str) -> &str {
 }
 
 fn origin(uri: &Uri) -> (Option<&str>, Option<String>, u16) {
-    let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
-    (uri.scheme_str(), uri.host().map(str::to_ascii_lowercase), uri.port_u16().unwrap_or(default))
+    (uri.scheme_str(), uri.host().map(str::to_ascii_lowercase), port(uri))
 }
 
-fn is_this_machine(uri: &Uri) -> bool {
-    matches!(uri.host(), Some("127.0.0.1" | "localhost" | "[::1]"))
+/// The port that is meant, said or not.
+pub(super) fn port(uri: &Uri) -> u16 {
+    uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 })
+}
+
+/// Whether the host is the machine itself.
+pub(super) fn is_this_machine(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// Where a redirect leads (RFC 9110, section 10.2.2); never from https to http.
 fn next(url: &str, headers: &HeaderMap) -> Result<String> {
-    let refused = |why: &str| Error::new(ErrorKind::Network, why).at(without_query(url));
+    let refused = |why: &str| Error::new(ErrorKind::Network, why).at(without_secrets(url));
     let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
     let location = location.ok_or_else(|| refused("redirected to nowhere"))?;
     let here = parse(url)?;
@@ -212,7 +235,8 @@ mod tests {
         ];
         for (endpoint, url, expected) in cases {
             let client = Client::new(endpoint, Some("secret"), Duration::from_secs(1)).expect("a client");
-            assert_eq!(client.token_for(url).expect("an address").is_some(), expected, "{endpoint} and {url}");
+            let token = client.token_for(url).expect("an address");
+            assert_eq!(matches!(token, TokenUse::Sent("secret")), expected, "{endpoint} and {url}");
         }
         assert!(Client::new("ftp://hub", None, Duration::from_secs(1)).is_err());
     }

@@ -1,7 +1,8 @@
 //! Models from the Hugging Face Hub, a mirror or any address, to files that are whole, checked and ready to run.
 //!
 //! 1. `source` reads what a person names, `choice` picks the model and its projector from the list of files.
-//! 2. `client` speaks HTTP, `trouble` tells what passes from what stays, `patience` waits in between.
+//! 2. `client` speaks HTTP, through what `proxy` finds; `trouble` tells what passes from what stays, `patience` waits in
+//!    between.
 //! 3. `transfer` fills a `part`, which lies beside the file's place under a name that holds a digest of the content's
 //!    identity (the hub's SHA-256, or a strong ETag). An interrupted part is continued where server and content allow.
 //! 4. The whole part is checked (SHA-256 where one is known, the GGUF header against the length always), then renamed.
@@ -23,6 +24,7 @@ mod choice;
 mod client;
 mod part;
 mod patience;
+mod proxy;
 mod source;
 mod transfer;
 mod trouble;
@@ -32,7 +34,8 @@ pub use source::Source;
 
 use client::{Client, is_sha256};
 use patience::Patience;
-use transfer::Job;
+use source::without_secrets;
+use transfer::{Job, ensure_room};
 
 /// The Hugging Face Hub.
 pub const HUB: &str = "https://huggingface.co";
@@ -49,14 +52,14 @@ pub struct PullOptions {
     /// The folder that takes the files and is made where it does not exist; default: one of the repository's name, for
     /// addresses the current one.
     pub out: Option<PathBuf>,
-    /// Which projector comes with a model of a repository.
+    /// Which projector comes with a model of a repository; for an address none can be named.
     pub projector: Projector,
     /// SHA-256 of the (one) file in hexadecimal; default: what the hub tells.
     pub sha256: Option<String>,
     /// Replace files that exist; default false.
     pub force: bool,
     /// Tries in vain before giving up, each after twice the pause; default 5. A try that got 64 KiB further than all
-    /// before is none in vain.
+    /// before is none in vain. While no server has answered at all, none follows: there is no network then.
     pub retries: u32,
     /// The first pause; default one second.
     pub backoff: Duration,
@@ -160,6 +163,13 @@ pub enum PullEvent<'a> {
         /// The pause before.
         pause_s: f64,
     },
+    /// A file was not finished, but the next call can go on with what is there, if the server still has the same.
+    Kept {
+        /// The file's name.
+        file: &'a str,
+        /// Bytes that are there.
+        n_bytes: u64,
+    },
     /// A file is there.
     Finished {
         /// The file.
@@ -185,6 +195,10 @@ pub fn pull(
     if let Some(sha256) = options.sha256.as_deref().filter(|text| !is_sha256(text)) {
         let error = Error::new(ErrorKind::InvalidInput, "not a SHA-256").got(sha256);
         return Err(error.needed("64 hexadecimal digits"));
+    }
+    if let (Source::Url { .. }, Projector::Named(name)) = (source, &options.projector) {
+        let error = Error::new(ErrorKind::InvalidInput, "no projector can be picked beside an address").got(name);
+        return Err(error.needed("a second pull, of the projector's own address"));
     }
     let client = Client::new(&options.endpoint, options.token.as_deref(), options.stall)?;
     let agent = client.agent();
@@ -263,6 +277,7 @@ impl Pull<'_> {
         let name = repo.rsplit('/').next().unwrap_or(repo);
         let folder = self.options.out.clone().unwrap_or_else(|| PathBuf::from(name));
         make_folder(&folder)?;
+        self.ensure_room_for_all(&chosen, &folder)?;
         let pulled = chosen.iter().map(|file| {
             // By commit, so that model and projector are of one version.
             self.file(&self.client.file_url(repo, &listing.sha, &file.path), file, &folder, on_event)
@@ -270,9 +285,23 @@ impl Pull<'_> {
         pulled.collect()
     }
 
+    /// Fails before the first file where the disk has no room for all that are not there yet.
+    fn ensure_room_for_all(&self, files: &[&RemoteFile], folder: &Path) -> Result<()> {
+        let mut n_missing = 0u64;
+        for file in files {
+            let target = folder.join(file.name());
+            if target.exists() && !self.options.force {
+                continue;
+            }
+            let n_there = part::newest(&target)?.map_or(0, |(_, n_bytes)| n_bytes);
+            n_missing = n_missing.saturating_add(file.n_bytes.unwrap_or(0).saturating_sub(n_there));
+        }
+        ensure_room(folder, n_missing)
+    }
+
     fn listing(&self, repo: &str, revision: &str, on_event: &mut dyn FnMut(PullEvent<'_>)) -> Result<Listing> {
         let url = self.client.listing_url(repo, revision);
-        let mut patience = Patience::new(self.options, self.cancel);
+        let mut patience = Patience::new(&self.client, self.options, self.cancel);
         let bytes = loop {
             match self.client.document(&url) {
                 Ok(bytes) => break bytes,
@@ -282,7 +311,8 @@ impl Pull<'_> {
             }
         };
         serde_json::from_slice(&bytes).map_err(|source| {
-            let error = Error::new(ErrorKind::Mismatch, "the server does not speak the hub's language").at(url);
+            let error = Error::new(ErrorKind::Mismatch, "the server does not speak the hub's language");
+            let error = error.at(without_secrets(&url));
             error.needed("a list of files in JSON").source(source)
         })
     }
@@ -319,7 +349,7 @@ impl Pull<'_> {
                         return Err(error);
                     }
                 };
-                fetched.part.commit(&target)?;
+                fetched.part.commit(&target, self.options.force)?;
                 let (sha256, verified) = (fetched.sha256, fetched.verified);
                 let resumed = fetched.n_resumed > 0;
                 PulledFile { path: target, role, architecture, n_bytes, sha256, verified, was_there: false, resumed }
@@ -344,8 +374,7 @@ impl Pull<'_> {
             None => n_bytes == Some(n_there),
         };
         if !is_same {
-            let error = Error::new(ErrorKind::InvalidInput, "another file is in the place").at(job.target.display());
-            return Err(error.needed("another folder by --out, or leave to replace it by --force"));
+            return Err(part::in_the_place(job.target));
         }
         let (role, architecture) = inspect(job.target, job.name)?;
         let (path, verified) = (job.target.to_owned(), needed.is_some());

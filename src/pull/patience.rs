@@ -9,6 +9,7 @@ use owlet_runtime::{CancelToken, Result};
 
 use super::{
     PullOptions,
+    client::Client,
     trouble::{Again, Trouble},
 };
 
@@ -22,18 +23,16 @@ const PROGRESS_BYTES: u64 = 64 << 10;
 const WAIT: Duration = Duration::from_millis(50);
 
 /// Counts the tries in vain.
-#[derive(Debug)]
 pub(super) struct Patience<'a> {
+    client: &'a Client,
     options: &'a PullOptions,
     cancel: &'a CancelToken,
     n_in_vain: u32,
-    /// Whether the server has answered yet.
-    pub(super) reached: bool,
 }
 
 impl<'a> Patience<'a> {
-    pub(super) fn new(options: &'a PullOptions, cancel: &'a CancelToken) -> Self {
-        Self { options, cancel, n_in_vain: 0, reached: false }
+    pub(super) fn new(client: &'a Client, options: &'a PullOptions, cancel: &'a CancelToken) -> Self {
+        Self { client, options, cancel, n_in_vain: 0 }
     }
 
     /// Waits before the next try after one that brought `n_bytes` more than all before, once `told` has heard why and how long. Pauses double.
@@ -53,7 +52,7 @@ impl<'a> Patience<'a> {
         }
         let asked = match trouble.again {
             Again::Never => return Err(trouble.error),
-            Again::IfReached if !self.reached => return Err(trouble.error),
+            Again::IfReached if !self.client.was_reached() => return Err(trouble.error),
             Again::IfReached => Duration::ZERO,
             Again::After(asked) => asked,
         };

@@ -37,7 +37,7 @@ impl FromStr for Source {
     /// # Errors
     /// `InvalidInput` for anything that is none of the forms, or whose names would lead out of the folder.
     fn from_str(text: &str) -> Result<Self> {
-        let refused = |why: &str| Error::new(ErrorKind::InvalidInput, why).got(text).needed(FORMS);
+        let refused = |why: &str| Error::new(ErrorKind::InvalidInput, why).got(without_secrets(text)).needed(FORMS);
         if text.starts_with("https://") || text.starts_with("http://") {
             let path = text.split(['?', '#']).next().unwrap_or_default();
             let name = path.rsplit('/').next().unwrap_or_default();
@@ -77,7 +77,7 @@ impl fmt::Display for Source {
         match self {
             Self::Hub { repo, revision, wanted: None } => write!(f, "hf:{repo}@{revision}"),
             Self::Hub { repo, revision, wanted: Some(wanted) } => write!(f, "hf:{repo}@{revision}:{wanted}"),
-            Self::Url { url, .. } => f.write_str(without_query(url)),
+            Self::Url { url, .. } => f.write_str(&without_secrets(url)),
         }
     }
 }
@@ -104,9 +104,18 @@ pub(super) fn segments(path: &str) -> String {
     path.split('/').map(segment).collect::<Vec<_>>().join("/")
 }
 
-/// An address for people: the query of a signed one is a key to the file.
-pub(super) fn without_query(url: &str) -> &str {
-    url.split(['?', '#']).next().unwrap_or_default()
+/// An address for people: without the query, which is a key to the file in a signed one, and without name and password.
+pub(super) fn without_secrets(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let start = match url.find("://") {
+        Some(colon) => colon + 3,
+        None if url.starts_with("hf:") => return url.to_owned(),
+        None => 0,
+    };
+    let (scheme, rest) = url.split_at(start);
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}{host}{path}")
 }
 
 #[cfg(test)]
@@ -147,6 +156,24 @@ mod tests {
             }
             assert_eq!(found.ok(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn addresses_are_shown_without_secrets() {
+        let cases = [
+            ("https://hub/a/b.gguf", "https://hub/a/b.gguf"),
+            ("http://u:secret@hub:1/a?key=secret#x", "http://hub:1/a"),
+            ("http://u:se@cret@hub", "http://hub"),
+            ("https://hub/a@b", "https://hub/a@b"),
+            ("http://u:secret@hub?x", "http://hub"),
+            ("u:secret@hub/a", "hub/a"),
+            ("hf:a@b", "hf:a@b"),
+        ];
+        for (url, shown) in cases {
+            assert_eq!(without_secrets(url), shown, "{url}");
+        }
+        let error = "https://u:secret@hub/a.zip?key=secret".parse::<Source>().expect_err("no GGUF file");
+        assert!(!error.to_string().contains("secret"), "{error}");
     }
 
     #[test]

@@ -12,9 +12,9 @@ use ureq::http::header;
 use super::{
     PullEvent, PullOptions,
     client::{Client, Response},
-    part::{Part, key_of},
+    part::{Part, folder_of, key_of},
     patience::Patience,
-    source::without_query,
+    source::without_secrets,
     trouble::Trouble,
 };
 
@@ -26,7 +26,7 @@ const MIN_BYTES_A_STALL: u64 = 1 << 10;
 const DISK_MARGIN_BYTES: u64 = 16 << 20;
 
 /// What is to be fetched.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Job<'a> {
     pub(super) client: &'a Client,
     pub(super) url: &'a str,
@@ -85,7 +85,11 @@ impl Job<'_> {
     pub(super) fn fetch(&self, on_event: &mut dyn FnMut(PullEvent<'_>)) -> Result<Fetched> {
         let mut part = Part::find(self.target, self.cancel)?;
         loop {
-            let told = self.fetch_bytes(&mut part, on_event)?;
+            let fetched = self.fetch_bytes(&mut part, on_event);
+            if let (Err(_), Some(kept)) = (&fetched, part.as_ref().filter(|part| part.can_go_on())) {
+                on_event(PullEvent::Kept { file: self.name, n_bytes: kept.n_bytes() });
+            }
+            let told = fetched?;
             let Some(whole) = part.take() else {
                 return Err(Error::new(ErrorKind::Internal, "a download ended without a part").at(self.name));
             };
@@ -110,7 +114,7 @@ impl Job<'_> {
 
     /// Length and hash that the server tells of the file, without its body.
     pub(super) fn look(&self) -> Result<(Option<u64>, Option<String>)> {
-        let mut patience = Patience::new(self.options, self.cancel);
+        let mut patience = Patience::new(self.client, self.options, self.cancel);
         loop {
             match self.client.get(self.url, 0).and_then(|response| Ok(self.head(&response, 0)?)) {
                 Ok(head) => return Ok((head.total, head.sha256)),
@@ -121,11 +125,11 @@ impl Job<'_> {
 
     /// Fills the part, through as many connections as it takes; the hash that the server told.
     fn fetch_bytes(&self, part: &mut Option<Part>, on_event: &mut dyn FnMut(PullEvent<'_>)) -> Result<Option<String>> {
-        let mut patience = Patience::new(self.options, self.cancel);
+        let mut patience = Patience::new(self.client, self.options, self.cancel);
         // A server that makes every try start over brings nothing new until it gets further than ever.
         let mut furthest = part.as_ref().map_or(0, Part::n_bytes);
         loop {
-            match self.attempt(part, &mut patience.reached, on_event) {
+            match self.attempt(part, on_event) {
                 Ok(sha256) => return Ok(sha256),
                 Err(trouble) => {
                     let reached = part.as_ref().map_or(0, Part::n_bytes);
@@ -142,12 +146,10 @@ impl Job<'_> {
     fn attempt(
         &self,
         part: &mut Option<Part>,
-        reached: &mut bool,
         on_event: &mut dyn FnMut(PullEvent<'_>),
     ) -> Result<Option<String>, Trouble> {
         let offset = part.as_ref().map_or(0, Part::n_bytes);
         let mut response = self.client.get(self.url, offset)?;
-        *reached = true;
         let mut head = self.head(&response, offset)?;
         let mut step = head.step(offset, part.as_ref().map(Part::key));
         if step == Step::AskForAll {
@@ -174,15 +176,18 @@ impl Job<'_> {
             }
             (_, Step::Append | Step::AskForAll) => {
                 let error = Error::new(ErrorKind::Network, "the server does not send the whole file");
-                return Err(error.at(without_query(self.url)).got(format!("status {}", head.status)).into());
+                return Err(error.at(without_secrets(self.url)).got(format!("status {}", head.status)).into());
             }
         };
         let total = head.total.or(self.n_bytes);
-        if let Some(total) = total
-            && let Err(error) = ensure_room(self.target, total.saturating_sub(kept.n_bytes()))
-        {
-            if kept.n_bytes() == 0 {
-                kept.remove();
+        let room = match total {
+            Some(total) => ensure_room(folder_of(self.target), total.saturating_sub(kept.n_bytes())),
+            None => Ok(()),
+        };
+        if let Err(error) = room {
+            match kept.n_bytes() {
+                0 => kept.remove(),
+                _ => *part = Some(kept),
             }
             return Err(error.into());
         }
@@ -273,7 +278,7 @@ impl Job<'_> {
         }
         if response.status == 206 && offset == 0 {
             let error = Error::new(ErrorKind::Network, "the server sends a part that nobody asked for");
-            return Err(error.at(without_query(self.url)));
+            return Err(error.at(without_secrets(self.url)));
         }
         Ok(head)
     }
@@ -299,9 +304,11 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     Some((start.parse().ok()?, total))
 }
 
-/// Fails where the disk has no room for `n_bytes` at `target`.
-fn ensure_room(target: &Path, n_bytes: u64) -> Result<()> {
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+/// Fails where the disk has no room for `n_bytes` in `folder`.
+///
+/// # Errors
+/// `Limit`, `Io`.
+pub(super) fn ensure_room(folder: &Path, n_bytes: u64) -> Result<()> {
     let free = fs4::available_space(folder).map_err(|source| Error::io("cannot ask for free space", folder, source))?;
     if n_bytes.saturating_add(DISK_MARGIN_BYTES) <= free {
         return Ok(());

@@ -12,6 +12,9 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
     for variable in ["HF_TOKEN", "HF_ENDPOINT"] {
         command.env_remove(variable);
     }
+    for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+        command.env_remove(proxy).env_remove(proxy.to_ascii_lowercase());
+    }
     command
 }
 
@@ -52,9 +55,10 @@ fn no_network_is_told_with_what_helps() {
     let output = owlet(folder.path(), &["hf:owls/Owl-GGUF", "--endpoint", &gone]);
     let told = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{told}");
-    for words in ["error: cannot reach the server", "HTTPS_PROXY", "--endpoint", "hint: "] {
+    for words in ["error: cannot reach the server", "HTTPS_PROXY", "--endpoint"] {
         assert!(told.contains(words), "{words} in {told}");
     }
+    assert!(!told.contains("is kept"), "nothing was downloaded: {told}");
     // Nobody is kept waiting by tries that cannot help.
     assert!(start.elapsed() < Duration::from_secs(5));
     assert!(names(folder.path()).is_empty() && output.stdout.is_empty());
@@ -69,6 +73,107 @@ fn the_environment_names_mirror_and_token() {
     assert_eq!(server.requests()[0].headers.get("authorization").map(String::as_str), Some("Bearer hf_secret"));
     let told = text(&output.stderr);
     assert!(told.contains("accept the terms") && !told.contains("hf_secret"), "{told}");
+}
+
+#[test]
+fn what_can_be_gone_on_with_is_told() {
+    let cases = [("the same as before", true), ("without a name for its content", false)];
+    for (name, is_known) in cases {
+        let server = Server::start(move |request| {
+            let reply = Reply::file(request, MODEL_GGUF, "a").cut(MIB);
+            if is_known { reply } else { reply.without("ETag") }
+        });
+        let (folder, url) = (workshop(), format!("{}/owl.gguf", server.url));
+        let output = owlet(folder.path(), &[&url, "--retries", "0"]);
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        let told = text(&output.stderr);
+        assert_eq!(told.contains("what was downloaded is kept"), is_known, "{name}: {told}");
+        let again = owlet(folder.path(), &[&url, "--retries", "0"]);
+        assert_eq!(text(&again.stderr).contains("goes on after"), is_known, "{name}: {}", text(&again.stderr));
+    }
+}
+
+/// An address of this machine that is not known as such, so that proxies are asked for it.
+fn elsewhere(server: &Server) -> String {
+    server.url.replace("127.0.0.1", "0.0.0.0")
+}
+
+#[cfg(unix)]
+#[test]
+fn proxies_are_chosen_by_the_address_that_is_asked_for() {
+    let store = Server::start(|request| Reply::file(request, MODEL_GGUF, "a"));
+    let (near, far) = (store.url.clone(), elsewhere(&store));
+    let safe = far.replace("http:", "https:");
+    // The variable that names the proxy, NO_PROXY, the address, whether the proxy is asked, and the exit code. The store
+    // speaks no TLS.
+    let cases = [
+        ("HTTP_PROXY", "", &near, false, 0),
+        ("HTTP_PROXY", "", &far, true, 0),
+        ("HTTP_PROXY", "one.example, 0.0.0.0", &far, false, 0),
+        ("HTTP_PROXY", "", &safe, false, 1),
+        ("HTTPS_PROXY", "", &far, false, 0),
+        ("HTTPS_PROXY", "", &safe, true, 1),
+        ("https_proxy", "*", &safe, false, 1),
+        ("ALL_PROXY", "", &far, true, 0),
+    ];
+    for (variable, exempt, url, is_asked, code) in cases {
+        let proxy = Server::start(|request| Reply::file(request, MODEL_GGUF, "a"));
+        let folder = workshop();
+        let mut command = command(folder.path(), &[&format!("{url}/owl.gguf"), "--retries", "0"]);
+        let output = command.env(variable, &proxy.url).env("NO_PROXY", exempt).output().expect("it runs");
+        let case = format!("{variable} {exempt:?} {url}: {}", text(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{case}");
+        let asked = proxy.requests().first().map(|request| format!("{} {}", request.method, request.path));
+        let host = far.trim_start_matches("http://");
+        assert_eq!(asked, is_asked.then(|| format!("CONNECT {host}")), "{case}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_token_that_was_held_back_is_not_asked_for() {
+    let server = Server::start(|_| Reply::new(401, ""));
+    let folder = workshop();
+    let endpoint = elsewhere(&server);
+    let owl = format!("{}/owl.gguf", server.url);
+    let cases: [(&[&str], &str); 2] =
+        [(&["hf:owls/Owl-GGUF", "--endpoint", &endpoint], "https"), (&[&owl, "--endpoint", &endpoint], "--endpoint")];
+    for (arguments, told) in cases {
+        let output = command(folder.path(), arguments).env("HF_TOKEN", "hf_secret").output().expect("it runs");
+        let error = text(&output.stderr);
+        assert!(error.contains("401") && error.contains(told) && !error.contains("in HF_TOKEN"), "{error}");
+    }
+    assert!(server.requests().iter().all(|request| !request.headers.contains_key("authorization")));
+}
+
+#[test]
+fn passwords_in_addresses_are_not_shown() {
+    let server = Server::start(|_| Reply::new(404, ""));
+    let folder = workshop();
+    let with_password = |url: &str| url.replace("http://", "http://u:secret@");
+    let endpoint = with_password(&server.url);
+    let cases: [&[&str]; 4] = [
+        &["hf:owls/Owl-GGUF", "--endpoint", &endpoint],
+        &["hf:owls/Owl-GGUF", "--endpoint", "u:secret@hub"],
+        &[&format!("{endpoint}/owl.gguf")],
+        &[&format!("{endpoint}/owl.zip?key=secret")],
+    ];
+    for arguments in cases {
+        let output = owlet(folder.path(), arguments);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {told}");
+        assert!(told.contains("error: ") && !told.contains("secret"), "{arguments:?}: {told}");
+    }
+}
+
+#[test]
+fn a_projector_beside_an_address_is_refused() {
+    let server = Server::start(|request| Reply::file(request, MODEL_GGUF, "a"));
+    let (folder, url) = (workshop(), format!("{}/owl.gguf", server.url));
+    let output = owlet(folder.path(), &[&url, "--mmproj", "Q8_0"]);
+    assert!(output.status.code() == Some(1) && text(&output.stderr).contains("Q8_0"), "{}", text(&output.stderr));
+    assert!(server.requests().is_empty() && names(folder.path()).is_empty());
+    assert_eq!(owlet(folder.path(), &[&url, "--mmproj", "none"]).status.code(), Some(0));
 }
 
 #[cfg(unix)]

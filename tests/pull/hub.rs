@@ -73,7 +73,7 @@ fn a_file_that_is_not_what_the_list_says_is_refused() {
     let cases = [
         ("wrong hash", listing(&sha256(b"another")), ErrorKind::InvalidFile),
         ("wrong length", short, ErrorKind::Mismatch),
-        ("absurd length", huge, ErrorKind::Mismatch),
+        ("absurd length", huge, ErrorKind::Limit),
         ("no list", json!({ "error": "no" }), ErrorKind::Mismatch),
     ];
     for (name, listing, kind) in cases {
@@ -82,6 +82,44 @@ fn a_file_that_is_not_what_the_list_says_is_refused() {
         assert_eq!(error.kind(), kind, "{name}: {error}");
         assert!(names(folder.path()).is_empty(), "{name}: {:?}", names(folder.path()));
     }
+}
+
+#[test]
+fn room_is_looked_for_before_the_first_of_several_files() {
+    let mut listing = listing(&sha256(MODEL_GGUF));
+    listing["siblings"][3]["size"] = json!(1u64 << 60);
+    let (folder, server) = (workshop(), hub(listing));
+    let error = pull_hub(&server, "hf:owls/Owl-GGUF", &options(folder.path())).expect_err("no such disk");
+    let both = (1u64 << 60) + MODEL_GGUF.len() as u64;
+    assert!(error.kind() == ErrorKind::Limit && error.to_string().contains(&format!("{both} bytes")), "{error}");
+    assert_eq!((names(folder.path()).len(), server.requests().len()), (0, 1), "only the list was asked for");
+}
+
+#[test]
+fn a_hiccup_before_a_file_is_tried_again_once_anything_was_answered() {
+    let known = listing(&sha256(MODEL_GGUF)).to_string();
+    let server = Server::start(move |request| match request.index {
+        0 => Reply::new(200, known.clone()),
+        1 | 2 => Reply::hanging_up(),
+        _ => Reply::file(request, MODEL_GGUF, "m"),
+    });
+    let folder = workshop();
+    let options = PullOptions { projector: Projector::Skip, retries: 2, ..options(folder.path()) };
+    pull_hub(&server, "hf:owls/Owl-GGUF", &options).expect("the file in the end");
+    assert_eq!(server.requests().len(), 4);
+
+    // A redirect is an answer too.
+    let store = Server::start(|request| match request.index {
+        0 | 1 => Reply::hanging_up(),
+        _ => Reply::file(request, MODEL_GGUF, "a"),
+    });
+    let there = format!("{}/key", store.url);
+    let home = Server::start(move |_| Reply::new(302, "").with("Location", there.clone()));
+    pull_url(&home, &PullOptions { force: true, ..options.clone() }).0.expect("the file in the end");
+
+    let dead = Server::start(|_| Reply::hanging_up());
+    pull_url(&dead, &PullOptions { force: true, ..options }).0.expect_err("no answer at all");
+    assert_eq!(dead.requests().len(), 1, "nobody is kept waiting where there may be no network");
 }
 
 #[test]

@@ -57,6 +57,7 @@ fn pull_url_until(
             PullEvent::Resumed { .. } => Some("resumed"),
             PullEvent::StartedOver { .. } => Some("started over"),
             PullEvent::Retrying { .. } => Some("retrying"),
+            PullEvent::Kept { .. } => Some("kept"),
             PullEvent::Finished { .. } => Some("finished"),
             _ => Some("other"),
         });
@@ -249,7 +250,7 @@ fn silence_ends_in_bounded_time() {
         let error = pulled.expect_err("it never ends");
         assert_eq!(error.kind(), ErrorKind::Network, "{name}: {error}");
         assert!(error.to_string().contains("stalled"), "{name}: {error}");
-        assert_eq!(events, ["retrying"], "{name}");
+        assert_eq!(events, ["retrying", "kept"], "{name}");
         assert!(start.elapsed() < Duration::from_secs(5), "{name}: {:?}", start.elapsed());
     }
 }
@@ -391,6 +392,21 @@ fn what_is_there_is_kept_unless_it_is_another_file() {
     assert!(content(&folder) == MODEL_GGUF);
     pull_url(&server, &PullOptions { force: true, ..options }).0.expect("replaced");
     assert!(content(&folder) == MMPROJ_GGUF);
+}
+
+#[test]
+fn a_file_that_appeared_meanwhile_is_not_replaced() {
+    let folder = workshop();
+    let place = folder.path().join("owl.gguf");
+    let server = Server::start(move |request| {
+        fs::write(&place, "theirs").expect("a writable folder");
+        Reply::file(request, MODEL_GGUF, "a")
+    });
+    let error = pull_url(&server, &options(folder.path())).0.expect_err("another file");
+    assert!(error.kind() == ErrorKind::InvalidInput && error.to_string().contains("--force"), "{error}");
+    assert_eq!(content(&folder), b"theirs");
+    pull_url(&server, &PullOptions { force: true, ..options(folder.path()) }).0.expect("the rest, in its place");
+    assert!(content(&folder) == MODEL_GGUF && server.offsets()[1] > 0);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Lines, Write as _},
     net::{TcpListener, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -29,7 +29,9 @@ struct State {
 /// What was asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    /// Path and query.
+    /// `GET`, or `CONNECT` of a proxy.
+    pub(crate) method: String,
+    /// Path and query, or host and port.
     pub(crate) path: String,
     /// Names in lower case.
     pub(crate) headers: BTreeMap<String, String>,
@@ -45,6 +47,8 @@ pub(crate) struct Reply {
     body: Vec<u8>,
     announced: Option<u64>,
     end: End,
+    /// Not even a head is sent.
+    is_mute: bool,
 }
 
 /// What follows the body.
@@ -107,7 +111,7 @@ impl Request {
 impl Reply {
     pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         let body = body.into();
-        Self { status, headers: Vec::new(), announced: Some(body.len() as u64), body, end: End::Close }
+        Self { status, headers: Vec::new(), announced: Some(body.len() as u64), body, end: End::Close, is_mute: false }
     }
 
     /// `bytes`, from where the request wants them, with an ETag.
@@ -146,6 +150,11 @@ impl Reply {
         self
     }
 
+    /// The connection ends before any answer.
+    pub(crate) fn hanging_up() -> Self {
+        Self { is_mute: true, ..Self::new(200, "") }
+    }
+
     /// The connection stays open and silent.
     pub(crate) fn stalling(mut self) -> Self {
         self.end = End::Stall;
@@ -161,20 +170,18 @@ impl Reply {
 
 fn serve(mut stream: TcpStream, state: &State, answer: &dyn Fn(&Request) -> Reply) -> Option<()> {
     let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
-    let path = lines.next()?.ok()?.split(' ').nth(1)?.to_owned();
-    let mut headers = BTreeMap::new();
-    for line in lines {
-        let line = line.ok()?;
-        let Some((name, value)) = line.split_once(':') else { break };
-        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-    }
-    let request = {
-        let mut requests = lock(&state.requests);
-        let request = Request { path, headers, index: requests.len() };
-        requests.push(request.clone());
-        request
+    let request = loop {
+        let request = next_request(&mut lines, state)?;
+        if request.method != "CONNECT" {
+            break request;
+        }
+        // Asked as a proxy, the server answers what comes through the tunnel itself.
+        stream.write_all(b"HTTP/1.1 200 Told\r\n\r\n").ok()?;
     };
     let reply = answer(&request);
+    if reply.is_mute {
+        return None;
+    }
     let mut head = format!("HTTP/1.1 {} Told\r\nConnection: close\r\n", reply.status);
     for (name, value) in &reply.headers {
         head += &format!("{name}: {value}\r\n");
@@ -195,6 +202,22 @@ fn serve(mut stream: TcpStream, state: &State, answer: &dyn Fn(&Request) -> Repl
         }
     }
     Some(())
+}
+
+fn next_request(lines: &mut Lines<BufReader<TcpStream>>, state: &State) -> Option<Request> {
+    let first = lines.next()?.ok()?;
+    let mut words = first.split(' ').map(str::to_owned);
+    let (method, path) = (words.next()?, words.next()?);
+    let mut headers = BTreeMap::new();
+    for line in lines {
+        let line = line.ok()?;
+        let Some((name, value)) = line.split_once(':') else { break };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    let mut requests = lock(&state.requests);
+    let request = Request { method, path, headers, index: requests.len() };
+    requests.push(request.clone());
+    Some(request)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
