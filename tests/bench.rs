@@ -5,12 +5,19 @@ use std::{
     process::{Command, Output},
 };
 
+/// More than a bench of a tiny model takes by far, and far less than keys and values for a million tokens.
+const MODEST_BYTES: u64 = 400 << 20;
+
 use serde_json::Value;
 
-fn bench(folder: &Path, arguments: &[&str]) -> Output {
+fn owlet(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_owlet"));
-    command.args(["bench", "--threads", "1"]).args(arguments).current_dir(folder).env("NO_COLOR", "1");
+    command.args(arguments).current_dir(folder).env("NO_COLOR", "1");
     command.output().expect("cargo built the command")
+}
+
+fn bench(folder: &Path, arguments: &[&str]) -> Output {
+    owlet(folder, &[&["bench", "--threads", "1"], arguments].concat())
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -53,6 +60,21 @@ fn without_a_model_the_embedded_one_is_measured() {
     for words in ["load ", "picture: encode", "second question sooner", "3 at once: bare llama.cpp", "peak memory"] {
         assert!(text(&table.stdout).contains(words), "{words} in {}", text(&table.stdout));
     }
+}
+
+#[test]
+fn a_model_of_a_long_context_takes_no_memory_for_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let shape = ["--family", "qwen3vl", "--type", "F16", "--context", "1000000"];
+    let files = ["--out", "model.gguf", "--mmproj-out", "mmproj-model.gguf"];
+    let made = owlet(folder.path(), &[&["synth"], &shape[..], &files].concat());
+    assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
+    let small = ["--repeats", "1", "--tokens", "2", "--samples", "1", "--max-pixels", "65536", "--json"];
+    let output = bench(folder.path(), &[&["-m", "model.gguf"], &small[..]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+    assert!(report["picture"]["second_question_ms"]["median"].as_f64().is_some_and(|ms| ms > 0.0), "{report}");
+    assert!(report["peak_memory_bytes"].as_u64().is_none_or(|n| n < MODEST_BYTES), "{report}");
 }
 
 #[test]

@@ -11,8 +11,12 @@ use owlet::{
 
 /// Tokens of the prompt before the decode loops, which have nothing to do with it.
 const LOOP_PROMPT: usize = 64;
-/// Tokens of the answers between the questions of a conversation.
+/// Questions of a conversation about a picture.
+const QUESTIONS: [&str; 2] = ["What is this?", "Is it an owl?"];
+/// Tokens of the answers between them.
 const TURN_TOKENS: usize = 8;
+/// What the template may write around an answer, in tokens.
+const TURN_MARKS: usize = 32;
 
 /// One answer to a prompt. Times in milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +58,8 @@ impl Bench<'_> {
     /// Answers a question about `image`, or one in text, in a new session.
     pub(super) fn answer(&self, image: Option<&Image>, text: &str) -> Result<Answered> {
         let start = Instant::now();
-        let prompt = self.model.encode(&Prompt::user(text, image.cloned().into_iter().collect())?)?;
+        let prompt = Prompt::user(text, image.cloned().into_iter().collect())?;
+        let prompt = self.model.encode_until(&prompt, None, self.cancel)?;
         let encoded = start.elapsed();
         let mut session = self.session(prompt.n_tokens() + self.n_tokens, 1)?;
         // Making the session is not part of an answer: an app has one.
@@ -104,7 +109,10 @@ impl Bench<'_> {
 
     /// Two questions in turn about `image`, in a new conversation.
     pub(super) fn ask_twice(&self, image: &Image) -> Result<Asked> {
-        let session = self.session(self.model.info().n_ctx_train, 1)?;
+        // No more than both turns take: keys and values for all that a model was trained for may be gigabytes.
+        let n_first = self.model.count_tokens(QUESTIONS[0], &[(image.width(), image.height())])?;
+        let n_turns = n_first + self.model.count_tokens(QUESTIONS[1], &[])? + 2 * (TURN_TOKENS + TURN_MARKS);
+        let session = self.session(n_turns.min(self.model.info().n_ctx_train), 1)?;
         let options =
             ConversationOptions { answer: AnswerOptions::greedy(TURN_TOKENS), ..ConversationOptions::default() };
         let mut conversation = Conversation::new(session, options);
@@ -113,8 +121,8 @@ impl Bench<'_> {
             let turn = conversation.ask(question, self.cancel, &mut |_| ControlFlow::Continue(()))?;
             Ok(turn.report.first_token_ms)
         };
-        let first_ms = ask("What is this?", vec![image.clone()])?;
-        Ok(Asked { first_ms, second_ms: ask("Is it an owl?", Vec::new())? })
+        let first_ms = ask(QUESTIONS[0], vec![image.clone()])?;
+        Ok(Asked { first_ms, second_ms: ask(QUESTIONS[1], Vec::new())? })
     }
 
     fn session(&self, n_ctx: usize, n_seq: usize) -> Result<Session> {

@@ -1,9 +1,9 @@
 //! `owlet bench`: what answers cost on this machine, beside llama.cpp's bare loop.
 
-use std::{fs, path::PathBuf};
+use std::{fs, ops::ControlFlow, path::PathBuf};
 
 use clap::Args;
-use owlet::{CancelToken, Error, ErrorKind, Image, Model, ModelOptions, peak_memory_bytes};
+use owlet::{CancelToken, DecodeOptions, Error, ErrorKind, Image, Model, ModelOptions, peak_memory_bytes};
 use owlet_models::{MMPROJ_GGUF, MODEL_GGUF};
 use serde::Serialize;
 use tempfile::TempDir;
@@ -113,7 +113,8 @@ struct Decode {
 pub(crate) fn run(args: &BenchArgs, output: Output) -> Result<()> {
     let cancel = interrupt::cancel_on_signal()?;
     let embedded = args.model.is_none().then(embedded).transpose()?;
-    let image = args.image.as_ref().map(Image::open).transpose()?;
+    let open = |path| Image::open_until(path, &DecodeOptions::default(), &cancel);
+    let image = args.image.as_ref().map(open).transpose()?;
     let model_path = match (&args.model, &embedded) {
         (Some(path), _) => path.clone(),
         (None, Some(folder)) => folder.path().join("model.gguf"),
@@ -131,7 +132,7 @@ pub(crate) fn run(args: &BenchArgs, output: Output) -> Result<()> {
     for _ in 0..args.repeats {
         cancel.check()?;
         drop(loaded.take());
-        let model = Model::load(&model_path, &options)?;
+        let model = Model::load_watched(&model_path, &options, &cancel, &mut |_| ControlFlow::Continue(()))?;
         load_ms.push(model.load_ms());
         loaded = Some(model);
     }
