@@ -116,7 +116,12 @@ fn samples_vote_and_json_has_every_one() {
 
     let told = owlet(folder.path(), &[&ASK[..8], &["--samples", "3", "--vote", "best"]].concat());
     assert!(told.stdout.ends_with(b"\n"));
-    assert!(String::from_utf8_lossy(&told.stderr).contains("of 3 is the best"), "{told:?}");
+    let talk = String::from_utf8_lossy(&told.stderr);
+    assert!(talk.contains("of 3 is the best"), "{talk}");
+    assert!(
+        talk.lines().all(|line| !line.is_empty()),
+        "nothing was thought, so nothing stands before the answer: {talk}"
+    );
 }
 
 /// A template that opens answers with thinking, unless it is told not to.
@@ -174,11 +179,18 @@ fn json_tells_tokens_with_the_most_probable_in_their_places() {
 }
 
 #[test]
-fn samples_without_a_temperature_are_refused() {
+fn votes_that_cannot_be_are_refused() {
     let folder = workshop();
     for (arguments, says) in [
         (&["run", "What?", "--samples", "3"][..], "hint: `--temperature 1`"),
         (&["run", "What?", "--samples", "0"], "1 to 256"),
+        (&["run", "What?", "--vote", "mbr"], "--samples"),
+        (&["run", "What?", "--expect", "box"], "--samples"),
+        (&["run", "What?", "--best-by", "format"], "--vote"),
+        (
+            &["run", "What?", "--samples", "2", "--temperature", "1", "--vote", "mbr", "--best-by", "format"],
+            "--vote best",
+        ),
     ] {
         let output = owlet(folder.path(), arguments);
         let told = String::from_utf8_lossy(&output.stderr).into_owned();

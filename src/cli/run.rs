@@ -174,7 +174,7 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     let before_ms = start.elapsed().as_secs_f64() * 1e3;
     let mut speaker = Speaker::new(output, args.json);
     let mut heard = Ok(());
-    let n = args.voting.samples;
+    let n = args.voting.n_samples();
     let request =
         GenerateRequest { prompt: &prompt, n, rng_key: RngKey { seed: args.sampling.seed, ..RngKey::default() } };
     let answers = generate(&mut session, &[request], &options, &cancel, &mut |event| {

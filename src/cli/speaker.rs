@@ -24,6 +24,7 @@ impl Speaker {
             return Ok(());
         }
         match event {
+            ThinkEvent::Thinking(text) if text.is_empty() => {}
             ThinkEvent::Thinking(text) => {
                 self.has_thought = true;
                 self.output.aside(text);

@@ -21,18 +21,18 @@ const MAX_SAMPLES: usize = 256;
 /// How many answers are drawn, and how one is made of them.
 #[derive(Args, Debug)]
 pub(crate) struct VotingArgs {
-    /// Draw this many answers to the prompt, which is computed once, and print the one that wins; needs a temperature
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub(crate) samples: usize,
+    /// Draw this many answers to the prompt, which is computed once, and print the one that wins; needs a temperature [default: 1]
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
     /// How an answer wins [default: mbr for boxes and texts, majority for the others]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, requires = "samples")]
     vote: Option<VoteArg>,
     /// The kind of answer, which decides what counts as the same [default: what most of the answers look like]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, requires = "samples")]
     expect: Option<ExpectArg>,
-    /// What the best answer is the best by
-    #[arg(long, value_enum, default_value_t = BestBy::MeanLogprob)]
-    best_by: BestBy,
+    /// What the best answer is the best by, with `--vote best` [default: mean-logprob]
+    #[arg(long, value_enum, requires = "vote")]
+    best_by: Option<BestBy>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -98,19 +98,27 @@ struct SampleReport {
 impl VotingArgs {
     /// Refuses numbers that make no sense, also with those of `sampling`.
     pub(crate) fn check(&self, sampling: &SamplingArgs) -> Result<()> {
-        if !(1..=MAX_SAMPLES).contains(&self.samples) {
-            return Err(Failure::argument("bad number of samples", self.samples, format!("1 to {MAX_SAMPLES}")));
+        if !(1..=MAX_SAMPLES).contains(&self.n_samples()) {
+            return Err(Failure::argument("bad number of samples", self.n_samples(), format!("1 to {MAX_SAMPLES}")));
         }
-        if self.samples > 1 && sampling.options().temperature == 0.0 {
+        if self.best_by.is_some() && !matches!(self.vote, Some(VoteArg::Best)) {
+            return Err(Failure::argument("nothing is the best of", "`--best-by` with another vote", "`--vote best`"));
+        }
+        if self.n_samples() > 1 && sampling.options().temperature == 0.0 {
             let failure = Failure::argument("samples would all be the same", "temperature 0", "more than 0");
             return Err(failure.with_hint("`--temperature 1` samples as the model says"));
         }
         Ok(())
     }
 
+    /// Answers to draw.
+    pub(crate) fn n_samples(&self) -> usize {
+        self.samples.unwrap_or(1)
+    }
+
     /// Sequences that the session needs.
     pub(crate) fn n_lanes(&self) -> usize {
-        self.samples.min(MAX_LANES)
+        self.n_samples().min(MAX_LANES)
     }
 
     /// Makes one of `answers`, which are at least one.
@@ -124,7 +132,10 @@ impl VotingArgs {
             None => poll.by(VoteRule::suited_to(problem_type)),
             Some(VoteArg::Majority) => poll.majority(),
             Some(VoteArg::Mbr) => poll.minimum_risk(),
-            Some(VoteArg::Best) => poll.best(|candidate| self.best_by.score(candidate)),
+            Some(VoteArg::Best) => {
+                let best_by = self.best_by.unwrap_or(BestBy::MeanLogprob);
+                poll.best(|candidate| best_by.score(candidate))
+            }
         };
         let report = |((ballot, candidate), answer): ((Ballot, &Candidate), &Generated)| SampleReport {
             ballot,
