@@ -166,8 +166,8 @@ impl Scene {
             engine.iter().zip(decoded).map(|(engine, decoded)| (engine - decoded).abs()).collect()
         };
         let (exact, rounded) = (differences(&self.unpacked), differences(&self.model));
-        let largest =
-            exact.iter().fold(0.0, |worst, &next| if next.is_nan() { f32::NAN } else { f32::max(worst, next) });
+        // NaN, if there is any.
+        let largest = exact.iter().copied().max_by(f32::total_cmp).unwrap_or(0.0);
         (largest, rounded.iter().sum::<f32>() / rounded.len() as f32)
     }
 

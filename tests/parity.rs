@@ -90,14 +90,24 @@ fn flat_tokens(model: &Model, prompt: &EncodedPrompt) -> Vec<TokenId> {
     prompt.segments.iter().flat_map(tokens).collect()
 }
 
+/// In the total order NaN is the largest, and it is below no tolerance; `f32::max` would pass over it.
 fn largest_difference(got: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(got.len(), expected.len());
-    got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    got.iter().zip(expected).map(|(a, b)| (a - b).abs()).max_by(f32::total_cmp).unwrap_or(0.0)
 }
 
 fn argmax(logits: &[f32]) -> TokenId {
     let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
     best.expect("there are tokens").0 as TokenId
+}
+
+#[test]
+fn no_number_is_like_no_other() {
+    for broken in [[f32::NAN, 1.0], [1.0, f32::NAN]] {
+        let difference = largest_difference(&broken, &[1.0, 1.0]);
+        assert!(difference.is_nan(), "{broken:?}: {difference}");
+    }
+    assert_eq!(largest_difference(&[1.0, -2.0], &[1.5, 2.0]), 4.0);
 }
 
 #[test]

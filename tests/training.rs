@@ -231,7 +231,7 @@ fn sampler_and_learner_are_one_activated_model() {
         let scores = engine.score(Some(&file.weights), &group, 1.0).expect("scores");
         let pairs =
             answers.iter().zip(&scores).flat_map(|(answer, scores)| answer.logprobs.iter().zip(&scores.logprobs));
-        pairs.map(|(sampler, learner)| (sampler - learner).abs()).fold(0.0f32, f32::max)
+        pairs.map(|(sampler, learner)| (sampler - learner).abs()).max_by(f32::total_cmp).unwrap_or(0.0)
     };
     let activated_gap = gap(&file);
     file.weights.config.mode = LoraMode::Full;
