@@ -78,6 +78,23 @@ fn synthetic_models_see() {
 }
 
 #[test]
+fn more_tokens_than_can_be_counted_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let synth = ["synth", "--family", "qwen3vl", "--type", "Q8_0", "--threads", "1", "-o", "m.gguf"];
+    assert_eq!(owlet(folder.path(), &synth).status.code(), Some(0));
+    let most = usize::MAX.to_string();
+    for purpose in ["run", "adapt"] {
+        // A picture that is larger than the question is cut to it where asking is planned.
+        let options = ["--max-prompt-tokens", "--max-tokens", "--image-tokens"].map(|option| [option, &*most]);
+        for more in &options[..if purpose == "run" { 2 } else { 3 }] {
+            let refused = owlet(folder.path(), &[&["plan", "--for", purpose, "-m", "m.gguf"], &more[..]].concat());
+            assert_eq!(refused.status.code(), Some(1), "{purpose} {more:?}: {}", told(&refused));
+            assert!(told(&refused).contains(&most), "{purpose} {more:?}: {}", told(&refused));
+        }
+    }
+}
+
+#[test]
 fn memory_is_planned_and_kept_to() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let synth = ["synth", "--family", "qwen3vl", "--type", "Q8_0", "--threads", "1", "-o", "m.gguf", "--mmproj-out"];

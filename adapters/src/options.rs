@@ -15,6 +15,9 @@ use crate::{
     reward::Composition,
 };
 
+/// Most tokens of a prompt, and of a response: more than any model is trained for, and few enough to compute with.
+pub(crate) const MAX_TOKENS: usize = 1 << 24;
+
 /// Which groups teach something: those whose mean accuracy lies strictly inside the bounds. A group that is all right or
 /// all wrong has no advantages.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,9 +60,9 @@ pub struct TrainerOptions {
     /// Optimizer updates of a step, each over an equal share of its groups; at least 1. Default 1. With more than one,
     /// later updates are off-policy and the clips act; the reference has 4, for 512 groups.
     pub updates_per_step: usize,
-    /// Longest response in tokens, at least 1. Default 512.
+    /// Longest response in tokens, 1..=2^24. Default 512.
     pub max_new_tokens: usize,
-    /// Longest prompt in tokens, images included; a longer one is refused before the first step. Default 1024. Together with `max_new_tokens` the size of a sequence.
+    /// Longest prompt in tokens, images included, 1..=2^24; a longer one is refused before the first step. Default 1024. Together with `max_new_tokens` the size of a sequence.
     pub max_prompt_tokens: usize,
     /// Whether the sample with the longest prompt comes first in the run: what takes too much memory then fails in the first
     /// step. Default yes; the other samples stay in their order.
@@ -173,8 +176,8 @@ impl TrainerOptions {
             ("prompts_per_step", self.prompts_per_step, 1, usize::MAX),
             ("group_size", self.group_size, 2, 256),
             ("updates_per_step", self.updates_per_step, 1, self.prompts_per_step),
-            ("max_new_tokens", self.max_new_tokens, 1, usize::MAX),
-            ("max_prompt_tokens", self.max_prompt_tokens, 1, usize::MAX - self.max_new_tokens),
+            ("max_new_tokens", self.max_new_tokens, 1, MAX_TOKENS),
+            ("max_prompt_tokens", self.max_prompt_tokens, 1, MAX_TOKENS),
             ("n_sessions", self.n_sessions, 1, Self::resolved_threads(self.n_threads)),
             ("n_sequences", self.n_sequences, 1, 256),
             ("max_skipped_updates", usize::from(self.max_skipped_updates > 0), 1, usize::MAX),

@@ -165,7 +165,7 @@ impl PlanArgs {
     /// A session of the longest question and answer.
     fn session(&self) -> InferenceRequest {
         let session = SessionOptions {
-            n_ctx: self.max_prompt_tokens + self.max_tokens,
+            n_ctx: self.max_prompt_tokens.saturating_add(self.max_tokens),
             n_seq: self.sequences.unwrap_or(1),
             n_threads: self.threads,
             ..SessionOptions::default()

@@ -11,7 +11,7 @@ mod fit;
 
 use std::sync::Arc;
 
-use owlet_runtime::{Result, gguf::GgufFile};
+use owlet_runtime::{Error, ErrorKind, Result, gguf::GgufFile};
 
 use crate::{
     engine::{Decoder, Engine, EngineOptions, GroupShape},
@@ -46,7 +46,7 @@ pub struct PlanRequest<'a> {
     pub file: &'a Arc<GgufFile>,
     /// Bytes of its image projector, whose weights llama.cpp copies; 0 without one.
     pub mmproj_bytes: usize,
-    /// Tokens of pictures in a prompt.
+    /// Tokens of pictures in a prompt, no more than it may have.
     pub n_image: usize,
     /// The run; its longest prompt and answers count.
     pub options: &'a TrainerOptions,
@@ -117,8 +117,12 @@ impl MemoryPlan {
     /// `InvalidInput` for options out of range; as [`Engine::measure`].
     pub fn new(request: &PlanRequest, options: &EngineOptions) -> Result<Self> {
         request.options.validate()?;
-        let decoder = Decoder::read(request.file)?;
         let run = request.options;
+        if request.n_image > run.max_prompt_tokens {
+            let error = Error::new(ErrorKind::InvalidInput, "more tokens of pictures than a prompt may have");
+            return Err(error.got(request.n_image).needed(format!("at most {}", run.max_prompt_tokens)));
+        }
+        let decoder = Decoder::read(request.file)?;
         let shape = GroupShape {
             n_prompt: run.max_prompt_tokens,
             n_image: request.n_image,

@@ -9,6 +9,7 @@ use crate::{
     lora::LoraConfig,
     loss::Average,
     optim::{AdamWOptions, Decay, Schedule},
+    options::MAX_TOKENS,
 };
 
 /// What the adapter learns of a response.
@@ -46,10 +47,10 @@ pub struct TuneOptions {
     pub n_steps: u64,
     /// Samples of a step, at least 1. Default 8. Their gradients are added up before the update; memory holds one sample.
     pub batch_size: usize,
-    /// Longest response in tokens, at least 1. Default 512. Given ones that are longer are refused before the
+    /// Longest response in tokens, 1..=2^24. Default 512. Given ones that are longer are refused before the
     /// first step, a teacher's are cut.
     pub max_response_tokens: usize,
-    /// Longest prompt in tokens, images included, at least 1. Default 1024. Longer ones are refused before the first step.
+    /// Longest prompt in tokens, images included, 1..=2^24. Default 1024. Longer ones are refused before the first step.
     pub max_prompt_tokens: usize,
     /// What is written behind every question. Default: that of [`crate::options::TrainerOptions`].
     pub suffix: String,
@@ -118,14 +119,15 @@ impl TuneOptions {
     /// [`ErrorKind::InvalidInput`] naming the first option that is out of its documented range.
     pub fn validate(&self) -> Result<()> {
         let out_of_range = |name: &str| Error::new(ErrorKind::InvalidInput, "training option out of range").at(name);
-        for (name, got) in [
-            ("batch_size", self.batch_size),
-            ("max_response_tokens", self.max_response_tokens),
-            ("max_prompt_tokens", self.max_prompt_tokens),
-            ("max_skipped_updates", usize::from(self.max_skipped_updates > 0)),
+        for (name, got, high) in [
+            ("batch_size", self.batch_size, usize::MAX),
+            ("max_response_tokens", self.max_response_tokens, MAX_TOKENS),
+            ("max_prompt_tokens", self.max_prompt_tokens, MAX_TOKENS),
+            ("max_skipped_updates", usize::from(self.max_skipped_updates > 0), usize::MAX),
         ] {
-            if got == 0 {
-                return Err(out_of_range(name).got(got).needed("at least 1"));
+            if !(1..=high).contains(&got) {
+                let needed = if high == usize::MAX { "at least 1".to_owned() } else { format!("1..={high}") };
+                return Err(out_of_range(name).got(got).needed(needed));
             }
         }
         if let TuneObjective::Distillation { temperature } = self.objective
