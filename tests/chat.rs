@@ -3,7 +3,12 @@
 #[path = "common/piped.rs"]
 mod piped;
 
-use std::{fs, path::Path, process::Output};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::Output,
+};
 
 use owlet::{
     AdapterFile, LoraConfig, LoraWeights, Model, ModelOptions, Precision, Role,
@@ -87,8 +92,11 @@ fn a_chat_over_a_pipe_ends_at_the_first_error() {
     fs::write(at("untrained.gguf"), adapter.to_bytes(Precision::F16).expect("fits")).expect("a writable folder");
     fs::write(at("broken"), b"once upon a time there was a session").expect("a writable folder");
 
+    fs::write(at("tools.json"), r#"[{ "name": "look" }]"#).expect("a writable folder");
+
     let long = format!("{}\n", "why ".repeat(3000));
-    let cases: [(&[&str], &str, &[&str]); 11] = [
+    let cases: [(&[&str], &str, &[&str]); 12] = [
+        (&["--tools", "tools.json", "--image", "a.png"], "What?\n", &["knows no tools", "hint: ", "asked in words"]),
         (&[], "/dance\n", &["/dance", "/image FILE"]),
         (&[], "/image gone.png\n", &["gone.png"]),
         (&[], "/image model.gguf\n", &["model.gguf"]),
@@ -134,6 +142,26 @@ fn results_of_tools_are_answered() {
     let roles: Vec<_> = saved.messages().iter().map(|message| message.role).collect();
     assert_eq!(roles, [Role::User, Role::Assistant, Role::Tool, Role::Assistant]);
     assert_eq!(saved.messages()[2].parts, [ChatPart::Text("3 shapes".to_owned())]);
+}
+
+#[test]
+fn a_session_that_cannot_be_written_is_told_whatever_ended_the_chat() {
+    let folder = workshop();
+    let kept = folder.path().join("kept");
+    fs::create_dir(&kept).expect("a writable folder");
+    let arguments = ["--max-tokens", "24", "--session", "kept/session"];
+    let mut child = piped::start("chat", folder.path(), &arguments);
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin.write_all(b"Hello?\n").expect("it reads");
+    let mut answer = String::new();
+    BufReader::new(child.stdout.as_mut().expect("piped")).read_line(&mut answer).expect("it answers");
+    fs::remove_dir_all(&kept).expect("removes");
+    stdin.write_all(b"/dance\n").expect("it reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("/dance") && told.contains("kept/session"), "{told}");
 }
 
 #[test]

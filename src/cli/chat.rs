@@ -91,6 +91,10 @@ pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<()> {
     let result = chat.talk();
     // What was answered is kept, however the chat ends.
     let saved = args.session.as_deref().map_or(Ok(()), |path| chat.conversation.save(path).map_err(Failure::from));
+    if let (Err(_), Some(message)) = (&result, saved.as_ref().err().and_then(Failure::message)) {
+        // The failure that ended the chat is told last.
+        talk(message);
+    }
     result.and(saved)
 }
 
@@ -226,7 +230,6 @@ impl Chat<'_> {
         let mut heard = Ok(());
         // Pictures that were shown wait for a person's question.
         let images = if role == Role::User { self.images.clone() } else { Vec::new() };
-        let has_images = !images.is_empty();
         if let Some(plan) = self.pictures.plan(&self.model, &images, None, false, self.output)? {
             let image_budget = Some(plan.budget);
             self.conversation.set_options(ConversationOptions { image_budget, ..self.conversation.options().clone() });
@@ -241,13 +244,8 @@ impl Chat<'_> {
         });
         let finished = speaker.finish();
         let has_tools = !self.conversation.options().tools.is_empty();
-        const NO_PROJECTOR: &str = "pictures need the model's image projector: name it by `--mmproj`";
-        let taught = match has_images {
-            true => asked.hint(ErrorKind::Unsupported, NO_PROJECTOR),
-            false => explain_tools(asked, has_tools),
-        };
-        let turn =
-            taught.hint(ErrorKind::ContextOverflow, "`--forget` drops the oldest turns, `--context` makes room")?;
+        let turn = explain_tools(asked, has_tools)
+            .hint(ErrorKind::ContextOverflow, "`--forget` drops the oldest turns, `--context` makes room")?;
         // Pictures of a question that failed wait for the next one.
         if role == Role::User {
             mem::take(&mut self.images);

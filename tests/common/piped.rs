@@ -4,7 +4,7 @@ use std::{
     fs,
     io::Write as _,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use owlet_models::{MMPROJ_GGUF, MODEL_GGUF};
@@ -20,7 +20,15 @@ pub(crate) fn workshop() -> TempDir {
 
 /// Runs `owlet` in `folder` on one thread, with `input` on its standard input.
 pub(crate) fn owlet(command: &str, folder: &Path, arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_owlet"))
+    let mut child = start(command, folder, arguments);
+    // A command that refuses its arguments does not read.
+    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+    child.wait_with_output().expect("it ends")
+}
+
+/// Starts `owlet` as [`owlet`] does, and leaves the pipes to the caller.
+pub(crate) fn start(command: &str, folder: &Path, arguments: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_owlet"))
         .args([command, "-m", "model.gguf", "--threads", "1"])
         .args(arguments)
         .current_dir(folder)
@@ -29,8 +37,5 @@ pub(crate) fn owlet(command: &str, folder: &Path, arguments: &[&str], input: &st
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("cargo built the command");
-    // A command that refuses its arguments does not read.
-    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
-    child.wait_with_output().expect("it ends")
+        .expect("cargo built the command")
 }
