@@ -178,6 +178,23 @@ fn a_full_context_forgets_on_demand() {
 }
 
 #[test]
+fn a_memory_budget_makes_pictures_smaller_or_is_refused() {
+    let folder = workshop();
+    let large = ["--image", "a.png", "--min-pixels", "589824", "--max-pixels", "589824"];
+    let asked = |budget: &str| chat(folder.path(), &[&large[..], &["--memory-budget", budget]].concat(), QUESTIONS[0]);
+    let n_tokens = |output: &Output| {
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        computed(output)[0].1
+    };
+    let (plenty, little) = (n_tokens(&asked("1GiB")), n_tokens(&asked("40MiB")));
+    // 32 x 32 pixels a token; pictures are reduced by halves, down to 256 tokens.
+    assert!(plenty > 576 && (256..512).contains(&little), "{plenty} and {little}");
+    let refused = asked("6MiB");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("needed at least"), "{}", text(&refused.stderr));
+}
+
+#[test]
 fn pictures_are_read_and_shown_as_the_flags_say() {
     let folder = workshop();
     // What the model sees of `a.png`: tokens of a question with it, and warnings.

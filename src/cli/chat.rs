@@ -15,15 +15,15 @@ use std::{
 
 use clap::Args;
 use owlet::{
-    Adapter, AtomicFile, CancelToken, Error, ErrorKind, Image, ImageCache, Message, Model, Role, Session,
-    SessionOptions,
+    Adapter, AtomicFile, CancelToken, Error, ErrorKind, Image, ImageCache, InferencePart, InferencePlan,
+    InferenceRequest, Message, Model, Role, Session, SessionOptions, Speculation,
     conversation::{Conversation, ConversationOptions, OverflowPolicy, SavedConversation, TurnReport},
 };
 
 use super::{
     answer::{AnswerArgs, explain_tools, say_outcome},
     failure::{Failure, Result, Teach},
-    interrupt,
+    interrupt, memory,
     model::{AdapterArg, ModelArgs, SamplingArgs},
     output::{Output, talk},
     pictures::PictureArgs,
@@ -63,6 +63,10 @@ pub(crate) struct ChatArgs {
     /// Most tokens of the conversation [default: 8192, or as many as the model was trained for]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    /// Use no more anonymous memory than this, such as 1GiB: batch, precision, pictures and context are reduced to fit. One
+    /// picture of the largest size is counted, further ones and adapters of `/adapter` are not
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    memory_budget: Option<usize>,
     /// Forget the oldest turns when the context is full, instead of refusing the question
     #[arg(long)]
     forget: bool,
@@ -85,9 +89,9 @@ pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<()> {
         AtomicFile::create(path).map(drop).hint(ErrorKind::NotFound, "the folder of the session must exist")?;
     }
     let model = args.model.load(&cancel, output)?;
-    let conversation = args.begin(&model, &cancel, output)?;
-    let pictures = &args.question.pictures;
-    let mut chat = Chat { model, conversation, images, pictures, n_threads: args.model.threads, cancel, output };
+    let (conversation, most_image_tokens) = args.begin(&model, &cancel, output)?;
+    let (pictures, n_threads) = (&args.question.pictures, args.model.threads);
+    let mut chat = Chat { model, conversation, images, pictures, most_image_tokens, n_threads, cancel, output };
     let result = chat.talk();
     // What was answered is kept, however the chat ends.
     let saved = args.session.as_deref().map_or(Ok(()), |path| chat.conversation.save(path).map_err(Failure::from));
@@ -99,13 +103,15 @@ pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<()> {
 }
 
 impl ChatArgs {
-    /// A new conversation, or the one of `--session`.
-    fn begin(&self, model: &Model, cancel: &CancelToken, output: Output) -> Result<Conversation> {
+    /// A new conversation, or the one of `--session`, and the most tokens of a picture where memory is short.
+    fn begin(&self, model: &Model, cancel: &CancelToken, output: Output) -> Result<(Conversation, Option<usize>)> {
         let n_ctx = self.context.unwrap_or(model.info().n_ctx_train.min(DEFAULT_CONTEXT));
         let options = SessionOptions { n_ctx, n_threads: self.model.threads, ..SessionOptions::default() };
         let speculation = self.speculation.load(self.model.threads, cancel)?;
-        let options = speculate::with_room(options, speculation.as_ref());
-        let mut session = Session::new(model, &options)?;
+        let longest = speculate::with_room(options, speculation.as_ref());
+        let fit = |budget| self.fit(model, longest, speculation.as_ref(), budget);
+        let fitted = self.memory_budget.map(fit).transpose()?;
+        let mut session = Session::new(model, &fitted.as_ref().map_or(longest, |fitted| fitted.session))?;
         session.set_speculation(speculation.as_ref())?;
         let load = |argument: &AdapterArg| load_adapter(model, argument, self.model.threads, output);
         let adapters = self.question.adapters.iter().map(load).collect::<Result<Vec<_>>>()?;
@@ -116,7 +122,7 @@ impl ChatArgs {
                 let resumed = saved.resume(session, &adapters).map_err(|error| error.at(path.display()));
                 let resumed = resumed.hint(
                     ErrorKind::Mismatch,
-                    "give the model, projector and adapters that the session was saved with",
+                    "give the model, projector, adapters and memory budget that the session was saved with",
                 )?;
                 output.say(format_args!("goes on after {n_messages} messages"));
                 resumed
@@ -136,11 +142,27 @@ impl ChatArgs {
             overflow,
             ..conversation.options().clone()
         });
-        if let Some(folder) = &self.image_cache {
-            let cache = ImageCache::new(IMAGE_CACHE_BYTES).with_folder(folder, self.image_cache_limit as u64)?;
-            conversation.set_image_cache(Arc::new(cache));
-        }
-        Ok(conversation)
+        let cache =
+            ImageCache::new(fitted.as_ref().map_or(IMAGE_CACHE_BYTES, |fitted| fitted.bytes(InferencePart::Pictures)));
+        conversation.set_image_cache(Arc::new(match &self.image_cache {
+            Some(folder) => cache.with_folder(folder, self.image_cache_limit as u64)?,
+            None => cache,
+        }));
+        Ok((conversation, fitted.map(|fitted| fitted.image_tokens)))
+    }
+
+    /// The chat within `budget` bytes, in at most the session `longest` beside what `speculation` takes.
+    fn fit(
+        &self,
+        model: &Model,
+        longest: SessionOptions,
+        speculation: Option<&Speculation>,
+        budget: usize,
+    ) -> Result<InferencePlan> {
+        let request = InferenceRequest { session: longest, ..InferenceRequest::default() };
+        let adapters = self.question.adapters.iter().map(|adapter| &*adapter.path);
+        let guessing = speculation.map_or(Ok(0), |speculation| speculation.memory_bytes(&longest))?;
+        memory::fit(model, &request, adapters, guessing, budget)
     }
 }
 
@@ -151,6 +173,8 @@ struct Chat<'a> {
     /// Pictures for the next question.
     images: Vec<Image>,
     pictures: &'a PictureArgs,
+    /// Where memory is short.
+    most_image_tokens: Option<usize>,
     n_threads: usize,
     cancel: CancelToken,
     output: Output,
@@ -230,7 +254,7 @@ impl Chat<'_> {
         let mut heard = Ok(());
         // Pictures that were shown wait for a person's question.
         let images = if role == Role::User { self.images.clone() } else { Vec::new() };
-        if let Some(plan) = self.pictures.plan(&self.model, &images, None, false, self.output)? {
+        if let Some(plan) = self.pictures.plan(&self.model, &images, self.most_image_tokens, false, self.output)? {
             let image_budget = Some(plan.budget);
             self.conversation.set_options(ConversationOptions { image_budget, ..self.conversation.options().clone() });
         }

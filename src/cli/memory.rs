@@ -1,4 +1,4 @@
-//! The memory of asking: what `owlet plan --for run` prints, and what `owlet run --memory-budget` goes by.
+//! The memory of asking: what `owlet plan --for run` prints, and what `--memory-budget` of `owlet run` and `owlet chat` goes by.
 
 use std::{fs, path::Path};
 
@@ -81,8 +81,6 @@ pub(crate) fn fit_run<'a>(
     guessing: usize,
     budget: usize,
 ) -> Result<InferencePlan> {
-    let bytes = |path: &Path| fs::metadata(path).map_err(|source| Error::io("cannot read file", path, source));
-    let adapter_bytes = adapters.map(|path| Ok(bytes(path)?.len() as usize)).sum::<owlet::Result<usize>>()?;
     let n_tokens = |&(width, height): &(u32, u32)| match model.image_budget() {
         Some(budget) => budget.tokens_for(width, height),
         None => Ok(0),
@@ -92,16 +90,28 @@ pub(crate) fn fit_run<'a>(
         session,
         max_image_tokens: n_tokens.into_iter().max().unwrap_or(0),
         n_pictures: sizes.len(),
-        adapter_bytes,
         least_ctx,
         ..InferenceRequest::default()
     };
+    fit(model, &request, adapters, guessing, budget)
+}
+
+/// What `request` over `model` may take of `budget`, with `adapters` and a draft model that takes `guessing` bytes.
+pub(crate) fn fit<'a>(
+    model: &Model,
+    request: &InferenceRequest,
+    adapters: impl Iterator<Item = &'a Path>,
+    guessing: usize,
+    budget: usize,
+) -> Result<InferencePlan> {
+    let bytes = |path: &Path| fs::metadata(path).map_err(|source| Error::io("cannot read file", path, source));
+    let adapter_bytes = adapters.map(|path| Ok(bytes(path)?.len() as usize)).sum::<owlet::Result<usize>>()?;
     let left = budget.checked_sub(guessing).ok_or_else(|| {
         let mebibytes = |bytes: usize| format!("{} MiB", bytes >> 20);
         let error = Error::new(ErrorKind::Limit, "the draft model does not fit the memory budget");
         error.got(mebibytes(budget)).needed(format!("{} for it alone", mebibytes(guessing)))
     })?;
-    Ok(InferencePlan::fit_model(model, &request, left)?)
+    Ok(InferencePlan::fit_model(model, &InferenceRequest { adapter_bytes, ..request.clone() }, left)?)
 }
 
 fn kv_name(kv_type: KvType) -> &'static str {
