@@ -18,6 +18,8 @@ mod tiny;
 
 #[path = "training/reuse.rs"]
 mod reuse;
+#[path = "training/rewards.rs"]
+mod rewards;
 #[path = "training/slices.rs"]
 mod slices;
 
@@ -29,9 +31,12 @@ impl Reward for Letters {
         "letters"
     }
 
-    fn score(&self, response: &str, _sample: &Sample) -> RewardParts {
+    fn score(&self, response: &str, _sample: &Sample) -> owlet::Result<RewardParts> {
         let n_letters = response.chars().filter(char::is_ascii_lowercase).count();
-        RewardParts { accuracy: n_letters as f64 / response.chars().count().max(1) as f64, ..RewardParts::default() }
+        Ok(RewardParts {
+            accuracy: n_letters as f64 / response.chars().count().max(1) as f64,
+            ..RewardParts::default()
+        })
     }
 }
 
@@ -43,8 +48,8 @@ impl Reward for Never {
         "never"
     }
 
-    fn score(&self, _response: &str, _sample: &Sample) -> RewardParts {
-        RewardParts::default()
+    fn score(&self, _response: &str, _sample: &Sample) -> owlet::Result<RewardParts> {
+        Ok(RewardParts::default())
     }
 }
 

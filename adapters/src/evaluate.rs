@@ -117,7 +117,7 @@ fn accuracy_interval(accuracies: &[f64]) -> Interval {
 /// # Errors
 /// `ContextOverflow` for a prompt that does not fit the sessions' context and `InvalidInput` for one that does not invoke
 /// their activated adapters, before the first answer; those of images,
-/// prompts and generation; `Cancelled`.
+/// prompts, generation and rewards; `Cancelled`.
 pub fn evaluate(
     sessions: &mut [Session],
     dataset: &Dataset,

@@ -84,16 +84,17 @@ pub(crate) fn encode(model: &Model, sample: &Sample, suffix: &str) -> Result<Enc
 /// A response with its reward.
 ///
 /// # Errors
-/// `InvalidInput` at the sample's place if the reward is not finite.
-pub(crate) fn score(model: &Model, rules: &RolloutRules<'_>, answer: Generated, sample: &Sample) -> Result<Rollout> {
+/// At the sample's place: those of the reward; `InvalidInput` if it is not finite.
+pub(crate) fn score(model: &Model, rules: &RolloutRules<'_>, answer: &Generated, sample: &Sample) -> Result<Rollout> {
     let ended = answer.stop == StopReason::EndOfAnswer;
     let n_text = answer.tokens.len() - usize::from(ended);
     let text = model.detokenize(&answer.tokens[..n_text]);
-    let parts = rules.reward.score(&text, sample);
+    let parts = rules.reward.score(&text, sample).map_err(|error| error.at(sample.named_place()))?;
     let reward = rules.composition.overall(&parts, sample.task_type, answer.tokens.len());
     if ![parts.accuracy, parts.format, parts.structure, reward].iter().all(|part| part.is_finite()) {
         let error = Error::new(ErrorKind::InvalidInput, "bad reward").at(sample.named_place());
         return Err(error.got(format!("{parts:?}, {reward} together")).needed("finite numbers"));
     }
-    Ok(Rollout { tokens: answer.tokens, sampler_logprobs: answer.logprobs, text, truncated: !ended, parts, reward })
+    let (tokens, sampler_logprobs) = (answer.tokens.clone(), answer.logprobs.clone());
+    Ok(Rollout { tokens, sampler_logprobs, text, truncated: !ended, parts, reward })
 }

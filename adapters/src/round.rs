@@ -11,13 +11,13 @@ use std::{
 };
 
 use owlet_runtime::{
-    AnswerOptions, CancelToken, Deadline, EncodedPrompt, Error, ErrorKind, GenerateRequest, Generation, Result, RngKey,
-    Session,
+    AnswerOptions, CancelToken, Deadline, EncodedPrompt, Error, ErrorKind, GenerateRequest, Generated, Generation,
+    Result, RngKey, Session,
 };
 
 use crate::{
     data::Sample,
-    rollout::{RolloutGroup, RolloutProgress, RolloutRules, encode, score},
+    rollout::{Rollout, RolloutGroup, RolloutProgress, RolloutRules, encode, score},
 };
 
 /// One sample to be asked, with the key of its random numbers.
@@ -47,6 +47,8 @@ struct Portion {
     prompts: Vec<EncodedPrompt>,
     /// Once all prompts are encoded.
     generation: Option<Generation>,
+    /// By question, once all have ended, until all are scored.
+    answers: Option<Vec<Vec<Generated>>>,
     /// Answers that have ended.
     n_done: usize,
     n_tokens: usize,
@@ -118,8 +120,8 @@ impl Round {
     /// a picture's encoding, a prompt's computation or one decode call.
     ///
     /// # Errors
-    /// Those of images, prompts, generation and rewards; the portion that failed then starts again, others keep what
-    /// they have.
+    /// Those of images, prompts, generation and rewards; the portion that failed then starts again, or is scored again
+    /// where its answers had ended, and others keep what they have.
     pub(crate) fn advance(
         &mut self,
         sessions: &mut [Session],
@@ -177,9 +179,17 @@ impl Work<'_> {
             match self.advance(&mut portion, session, shared) {
                 Ok(Some(groups)) => lock(shared).done[portion.index] = Some(groups),
                 Ok(None) => *place = Some(portion),
-                // The unit is undone, the rest stands.
-                Err(error) if error.kind() == ErrorKind::Cancelled => *place = Some(portion),
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // A reward may give this kind too, and would be asked for ever.
+                    let is_cancelled = error.kind() == ErrorKind::Cancelled && self.deadline.is_cancelled();
+                    // The unit is undone, the rest stands.
+                    if is_cancelled || portion.answers.is_some() {
+                        *place = Some(portion);
+                    }
+                    if !is_cancelled {
+                        return Err(error);
+                    }
+                }
             }
             if self.deadline.is_over() {
                 break;
@@ -188,7 +198,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// One unit: a prompt is encoded, a prompt is computed, or all running answers get a token.
+    /// One unit: a prompt is encoded, a prompt is computed, all running answers get a token, or all are scored.
     fn advance(
         &self,
         portion: &mut Portion,
@@ -207,6 +217,9 @@ impl Work<'_> {
         if let Some(question) = questions.get(portion.prompts.len()) {
             portion.prompts.push(encode(session.model(), sample(question), self.rules.suffix)?);
             return Ok(None);
+        }
+        if portion.answers.is_some() {
+            return self.score(portion, session, questions).map(Some);
         }
         let Portion { prompts, generation, n_done, n_tokens, .. } = portion;
         let generation = match generation {
@@ -234,20 +247,31 @@ impl Work<'_> {
         if !is_done {
             return Ok(None);
         }
-        let answers = portion.generation.take().map(Generation::into_answers).unwrap_or_default();
-        let groups =
-            questions.iter().zip(portion.prompts.drain(..)).zip(answers).map(|((question, prompt), answers)| {
-                let rollouts =
-                    answers.into_iter().map(|answer| score(session.model(), self.rules, answer, sample(question)));
-                Ok(RolloutGroup { sample: question.sample, prompt, rollouts: rollouts.collect::<Result<_>>()? })
-            });
-        groups.collect::<Result<_>>().map(Some)
+        portion.answers = portion.generation.take().map(Generation::into_answers);
+        self.score(portion, session, questions).map(Some)
+    }
+
+    /// The groups of a portion whose answers have ended. Where a reward fails, the portion stays as it is.
+    fn score(&self, portion: &mut Portion, session: &Session, questions: &[Question]) -> Result<Vec<RolloutGroup>> {
+        let answers = portion.answers.as_deref().unwrap_or_default();
+        let scored = questions.iter().zip(answers).map(|(question, answers)| {
+            let sample = &self.samples[question.sample];
+            answers.iter().map(|answer| score(session.model(), self.rules, answer, sample)).collect()
+        });
+        let scored = scored.collect::<Result<Vec<Vec<Rollout>>>>()?;
+        let groups = questions.iter().zip(portion.prompts.drain(..)).zip(scored);
+        let group = |((question, prompt), rollouts): ((&Question, _), _)| RolloutGroup {
+            sample: question.sample,
+            prompt,
+            rollouts,
+        };
+        Ok(groups.map(group).collect())
     }
 }
 
 impl Portion {
     fn new(index: usize) -> Self {
-        Self { index, prompts: Vec::new(), generation: None, n_done: 0, n_tokens: 0 }
+        Self { index, prompts: Vec::new(), generation: None, answers: None, n_done: 0, n_tokens: 0 }
     }
 }
 

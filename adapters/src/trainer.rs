@@ -216,7 +216,8 @@ impl Trainer {
     /// # Errors
     /// `Cancelled`, with the step resting where it was: another call goes on, and a checkpoint keeps its finished parts.
     /// `Diverged` when gradients were not finite in too many updates in a row. Those of images, prompts and generation,
-    /// which name the sample, or the first and the last of those that a session answers together; what was finished before stands.
+    /// which name the sample, or the first and the last of those that a session answers together, and those of the reward;
+    /// what was finished before stands. Another call goes on, with the same bits.
     pub fn step(&mut self, cancel: &CancelToken, observer: &mut (dyn FnMut(StepEvent) + Send)) -> Result<StepMetrics> {
         loop {
             cancel.check()?;

@@ -27,8 +27,8 @@ impl Reward for Length {
         "length"
     }
 
-    fn score(&self, response: &str, _sample: &Sample) -> RewardParts {
-        RewardParts { accuracy: (response.len() % 7) as f64 / 7.0, ..RewardParts::default() }
+    fn score(&self, response: &str, _sample: &Sample) -> owlet::Result<RewardParts> {
+        Ok(RewardParts { accuracy: (response.len() % 7) as f64 / 7.0, ..RewardParts::default() })
     }
 }
 

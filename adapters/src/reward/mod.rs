@@ -68,14 +68,18 @@ pub struct RewardParts {
     pub structure: f64,
 }
 
-/// Scores responses. Implementations are called from several threads at once and must be deterministic: resumed runs are
-/// bit-identical only then.
+/// Scores responses. Implementations are called from several threads at once, for as long as they take, and must be
+/// deterministic: resumed runs are bit-identical only then.
 pub trait Reward: Send + Sync {
     /// Identifies the rule in checkpoints: a run goes on only with the reward that it began with.
     fn name(&self) -> &str;
 
     /// The parts of the reward for `response`, the text that was generated for `sample`, special tokens left out.
-    fn score(&self, response: &str, sample: &Sample) -> RewardParts;
+    ///
+    /// # Errors
+    /// Whatever kept the rule from a judgement, such as a program that it asks. It ends the step, or the evaluation, at
+    /// the sample's place; the answers of a step are kept, and the next call asks for their rewards again.
+    fn score(&self, response: &str, sample: &Sample) -> Result<RewardParts>;
 }
 
 /// The built-in rules; see the module's description.
@@ -87,15 +91,15 @@ impl Reward for VerifiableReward {
         "verifiable"
     }
 
-    fn score(&self, response: &str, sample: &Sample) -> RewardParts {
+    fn score(&self, response: &str, sample: &Sample) -> Result<RewardParts> {
         let parsed = parse(response);
         let is_structured = parsed.well_formed
             && (sample.problem_type != ProblemType::SpatialGrounding || parse_box(parsed.answer).is_some());
-        RewardParts {
+        Ok(RewardParts {
             accuracy: accuracy(sample.problem_type, parsed.answer, &sample.answer, &sample.options),
             format: f64::from(u8::from(parsed.well_formed)),
             structure: if is_structured { 0.5 } else { 0.0 },
-        }
+        })
     }
 }
 

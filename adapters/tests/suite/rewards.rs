@@ -97,7 +97,7 @@ fn rewards_match_the_reference_but_for_the_listed_deviations() {
             }
             None => reference,
         };
-        let got = VerifiableReward.score(text(case, "response"), &sample);
+        let got = VerifiableReward.score(text(case, "response"), &sample).expect("never fails");
         // Regression accuracies of the reference are f32.
         let near = |left: f64, right: f64| (left - right).abs() < 1e-6;
         let overall = Composition::default().overall(&got, sample.task_type, 0);
@@ -129,7 +129,7 @@ proptest! {
                 options: vec!["A. cat".to_owned(), "B. dog".to_owned()],
                 response: None,
             };
-            let parts = VerifiableReward.score(&response, &sample);
+            let parts = VerifiableReward.score(&response, &sample).expect("never fails");
             prop_assert!((0.0..=1.0).contains(&parts.accuracy), "{problem_type}: {parts:?}");
         }
     }
@@ -147,6 +147,6 @@ proptest! {
             options: Vec::new(),
             response: None,
         };
-        VerifiableReward.score(&answer, &sample);
+        VerifiableReward.score(&answer, &sample).expect("never fails");
     }
 }
