@@ -12,7 +12,8 @@
 //! 5. [`reward`] says how right an answer is, [`advantage`] how much better than its group, [`loss`] what that means for
 //!    the log-probability of every token.
 //! 6. [`lora`] holds what is learned, as the adapter that a session applies from then on. [`Trainer::step`] is all of 4
-//!    to 6 once around, over the questions of a [`Dataset`]; [`Tuner::step`] learns from responses or from a teacher.
+//!    to 6 once around, over the questions of a [`Dataset`], and a [`run`] all of its steps, with checkpoints;
+//!    [`Tuner::step`] learns from responses or from a teacher.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -54,6 +55,7 @@ pub use owlet_adapters::{
     options::{GroupFilter, TrainerOptions},
     plan::{MemoryPlan, Part as MemoryPart, PlanRequest},
     reward::{self, Reward, VerifiableReward},
+    run,
     statistics::Interval,
     task::{ProblemType, TaskType},
     trainer::{Slice, StepEvent, Trainer},

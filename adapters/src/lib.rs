@@ -13,8 +13,8 @@
 //! 8. [`mod@file`], [`checkpoint`] and [`metrics`]: what is written; [`statistics`]: how sure a result is.
 //!
 //! [`trainer`] is the loop over them, in slices, with the settings in [`options`] and those of published methods in [`method`];
-//! [`plan`] tells the memory of all this beforehand. [`mod@evaluate`] asks held-out samples; [`vote`] makes
-//! one answer of several.
+//! [`run`] takes it from the first step to the last, with checkpoints and metrics in a folder. [`plan`] tells the memory of
+//! all this beforehand. [`mod@evaluate`] asks held-out samples; [`vote`] makes one answer of several.
 //! [`tune`] is the shorter loop of supervised training: data to tokens to 5.
 #![forbid(unsafe_code)]
 
@@ -42,6 +42,7 @@ pub mod plan;
 pub mod reward;
 pub mod rollout;
 mod round;
+pub mod run;
 pub mod statistics;
 mod step;
 mod summary;

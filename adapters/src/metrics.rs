@@ -127,11 +127,15 @@ impl MetricsFile {
     /// Appends the numbers of a step as one line.
     ///
     /// # Errors
-    /// `Io`.
+    /// `Io`; the file is then as before, and the call may be repeated.
     pub fn append(&mut self, metrics: &impl Serialize) -> Result<()> {
         let mut line = serde_json::to_vec(metrics).expect("numbers and names are always JSON");
         line.push(b'\n');
-        self.file.write_all(&line).map_err(|source| Error::io("cannot write metrics", &self.path, source))?;
+        if let Err(source) = self.file.write_all(&line) {
+            // A full disk may have taken half of the line: the next attempt begins where this one did.
+            let _ = self.file.set_len(self.n_bytes).and_then(|()| self.file.seek(SeekFrom::Start(self.n_bytes)));
+            return Err(Error::io("cannot write metrics", &self.path, source));
+        }
         self.n_bytes += line.len() as u64;
         Ok(())
     }

@@ -113,6 +113,12 @@ impl Deadline {
         Self { at: Instant::now().checked_add(duration), ..Self::default() }
     }
 
+    /// The same, or until `at` where that comes first.
+    #[must_use]
+    pub fn or_at(self, at: Instant) -> Self {
+        Self { at: Some(self.at.map_or(at, |own| own.min(at))), ..self }
+    }
+
     /// The same, or until `cancel` is cancelled: then not even one more unit is done, and on CPU the running one stops.
     #[must_use]
     pub fn or_cancelled(self, cancel: &CancelToken) -> Self {
@@ -172,6 +178,10 @@ mod tests {
             // SAFETY: the token is alive.
             assert_eq!(unsafe { abort_requested(token.as_callback_data()) }, expected.is_some(), "case {index}");
         }
+        let (now, later) = (Instant::now(), Instant::now() + NEVER);
+        assert!(Deadline::never().or_at(now).is_over() && Deadline::at(later).or_at(now).is_over());
+        assert!(Deadline::at(now).or_at(later).is_over() && !Deadline::never().or_at(later).is_over());
+
         let parent = CancelToken::new();
         parent.or_after(NEVER).cancel();
         assert!(!parent.is_cancelled(), "a child's wish is its own");

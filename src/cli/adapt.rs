@@ -11,7 +11,9 @@ use std::{
 use clap::Args;
 use owlet::{
     Answer, AtomicFile, EntropyBand, Error, ErrorKind, Evaluation, Interval, LengthEnvelope, LoraWeights, Precision,
-    Score, StepMetrics, TaskType, Trainer, TrainerOptions, VerifiableReward, reward::Composition,
+    Score, StepMetrics, TaskType, Trainer, TrainerOptions, VerifiableReward,
+    reward::Composition,
+    run::{AdaptRun, CheckpointPace},
 };
 use serde::Serialize;
 
@@ -22,7 +24,10 @@ use super::{
     method::MethodArgs,
     model::ModelArgs,
     output::{Output, ensure_distinct, ensure_writable},
-    training::{Before, CONTEXT_HINT, CheckpointPace, RunFolder, ask, open_dataset, open_store, results_table, train},
+    training::{
+        Before, CONTEXT_HINT, ask, begin, open_dataset, open_store, results_table, say_damaged, train,
+        with_resume_hints,
+    },
 };
 
 /// Train a LoRA adapter over a quantized model from answers that can be checked, by G2RPO or another `--method`
@@ -203,23 +208,26 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
     if let Some(start) = start {
         trainer.start_from(start)?;
     }
-    let store = open_store(&directory, args.resume)?;
+    let begin = begin(args.resume);
+    let store = open_store(&directory, begin)?;
 
+    let mut run = AdaptRun::new(trainer);
     let before = match &held_out {
-        Some(held_out) => Some(Before::answers(&mut trainer, held_out, &directory, args.resume, &cancel, output)?),
+        Some(held_out) => Some(Before::answers(&mut run, held_out, &directory, args.resume, &cancel, output)?),
         None => None,
     };
     let pace = CheckpointPace { n_steps: args.checkpoint_every, time: Duration::from_secs(args.checkpoint_seconds) };
-    let mut folder = RunFolder::open(store, &mut trainer, args.resume, pace, output)?;
+    with_resume_hints(run.keep_in(store, begin, pace))?;
+    run.folder().into_iter().for_each(|folder| say_damaged(folder, output));
     // Not earlier: a folder that turns out to be of another run keeps its own.
     if let Some(before) = &before {
         before.keep(&directory)?;
     }
-    let steps = train(&mut trainer, Some(&mut folder), &cancel, output)?;
-    say_reuse(&trainer, output);
-    trainer.write_adapter(&args.out, Precision::F32)?;
+    let steps = train(&mut run, &cancel, output)?;
+    say_reuse(run.trainer(), output);
+    run.write_adapter(&args.out, Precision::F32)?;
     let after = match &held_out {
-        Some(held_out) => Some(ask(&mut trainer, held_out, "after", &cancel, output)?),
+        Some(held_out) => Some(ask(&mut run, held_out, "after", &cancel, output)?),
         None => None,
     };
     let both = before.map(|before| before.evaluation).zip(after);
@@ -234,7 +242,7 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
             reward_gain: after.reward_gain(before),
         });
         let (adapter, last_step) = (args.out.clone(), steps.last().cloned());
-        return output.json(&Report { adapter, n_steps: trainer.n_steps_done(), last_step, held_out });
+        return output.json(&Report { adapter, n_steps: run.n_steps_done(), last_step, held_out });
     }
     if let Some((before, after)) = &both {
         output.say(results_table(before, after).trim_end());

@@ -15,6 +15,7 @@ use owlet::{
     VerifiableReward, peak_memory_bytes,
     quant::{QuantizeRequest, quantize},
     reward::parse_box,
+    run::AdaptRun,
 };
 use owlet_models::{DatasetOptions, MMPROJ_GGUF, MODEL_GGUF, PROMPT_SUFFIX, Split, write_dataset};
 
@@ -67,24 +68,24 @@ pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<()> {
     output.say(format_args!("drew {} pictures to learn from and {} held out", learn_from.len(), held_out.len()));
 
     let model = Model::load(&model_path, &ModelOptions { n_threads: args.threads, ..ModelOptions::default() })?;
-    let mut trainer = Trainer::new(&model, learn_from, Arc::new(VerifiableReward), trainer_options(args))?;
-    let before = ask(&mut trainer, &held_out, "before", &cancel, output)?;
+    let mut run = AdaptRun::new(Trainer::new(&model, learn_from, Arc::new(VerifiableReward), trainer_options(args))?);
+    let before = ask(&mut run, &held_out, "before", &cancel, output)?;
     let shown = questions_to_show(&held_out);
     say_answers("before", &shown, &held_out, &before, output);
 
     let started = Instant::now();
-    let steps = train(&mut trainer, None, &cancel, output)?;
+    let steps = train(&mut run, &cancel, output)?;
     let training_seconds = started.elapsed().as_secs_f64();
     let adapter = args.out.join("adapter.gguf");
-    trainer.write_adapter(&adapter, Precision::F32)?;
-    let after = ask(&mut trainer, &held_out, "after", &cancel, output)?;
+    run.write_adapter(&adapter, Precision::F32)?;
+    let after = ask(&mut run, &held_out, "after", &cancel, output)?;
     say_answers("after", &shown, &held_out, &after, output);
     output.say(format_args!("\n{}", results_table(&before, &after)));
 
     let report = DemoReport {
         title: "Owlet: taught on this device".to_owned(),
         summary: summary(&before, &after, steps.len(), training_seconds),
-        configuration: configuration(args, &model, &trainer, &adapter, training_seconds)?,
+        configuration: configuration(args, &model, run.trainer(), &adapter, training_seconds)?,
         results: task_results(&before, &after),
         steps: steps.iter().map(step_point).collect(),
         examples: shown

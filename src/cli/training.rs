@@ -9,8 +9,8 @@ use std::{
 
 use indicatif::{FormattedDuration, ProgressBar};
 use owlet::{
-    AtomicFile, CancelToken, CheckpointStore, Dataset, Deadline, Error, ErrorKind, Evaluation, MetricsFile, Resumed,
-    Slice, StepEvent, StepMetrics, Trainer,
+    AtomicFile, CancelToken, CheckpointStore, Dataset, Deadline, Error, ErrorKind, Evaluation, StepEvent, StepMetrics,
+    run::{self, AdaptRun, Advice, Begin, RunEvent, RunFolder},
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,145 +20,36 @@ use super::{
 };
 use crate::report::TaskResult;
 
-/// Checkpoints that are kept; the one before the newest serves where the newest is damaged.
-const KEPT_CHECKPOINTS: usize = 2;
 /// Answers of the untrained model, for resumed runs.
 const BEFORE: &str = "before.json";
-/// Steps in a row without a group to learn from after which advice is given.
-const IDLE_STEPS: usize = 5;
 pub(crate) const CONTEXT_HINT: &str = "raise `--max-prompt-tokens`, or lower `--max-pixels`";
+const NOTHING_HINT: &str = "name the folder of the first run by `--checkpoint-dir`, or begin anew without `--resume`";
 
-/// Training that a checkpoint can carry over to another process.
-pub(crate) trait Resumable {
-    fn resume(&mut self, store: &CheckpointStore) -> owlet::Result<Resumed>;
-    fn checkpoint(&self, store: &CheckpointStore, metrics_bytes: u64) -> owlet::Result<()>;
-    fn n_steps_done(&self) -> u64;
-    /// Finished parts of the step under way.
-    fn n_parts_done(&self) -> usize;
+/// As [`owlet::run::open_store`], with help.
+pub(crate) fn open_store(directory: &Path, begin: Begin) -> Result<CheckpointStore> {
+    run::open_store(directory, begin)
+        .hint(ErrorKind::Busy, "wait for it or stop it, or name another `--checkpoint-dir`")
+        .hint(ErrorKind::InvalidInput, "go on from them with `--resume`, or name another `--checkpoint-dir`")
+        .hint(ErrorKind::NotFound, NOTHING_HINT)
 }
 
-impl Resumable for Trainer {
-    fn resume(&mut self, store: &CheckpointStore) -> owlet::Result<Resumed> {
-        Self::resume(self, store)
-    }
-
-    fn checkpoint(&self, store: &CheckpointStore, metrics_bytes: u64) -> owlet::Result<()> {
-        Self::checkpoint(self, store, metrics_bytes)
-    }
-
-    fn n_steps_done(&self) -> u64 {
-        Self::n_steps_done(self)
-    }
-
-    fn n_parts_done(&self) -> usize {
-        Self::n_parts_done(self)
-    }
+/// Adds help where a run cannot go on from its folder.
+pub(crate) fn with_resume_hints<T>(resumed: owlet::Result<T>) -> Result<T> {
+    resumed
+        .hint(ErrorKind::Mismatch, "repeat the command of the first run exactly, with `--resume` added")
+        .hint(ErrorKind::NotFound, NOTHING_HINT)
 }
 
-/// The folder that a run can be resumed from.
-pub(crate) struct RunFolder {
-    store: CheckpointStore,
-    metrics: MetricsFile,
-    pace: CheckpointPace,
-    /// Of the last checkpoint, or the beginning.
-    saved_at: Instant,
-    /// Finished parts of the running step that the last checkpoint has.
-    n_parts_saved: usize,
-}
-
-/// When checkpoints are written.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CheckpointPace {
-    /// After as many steps, at least 1.
-    pub(crate) n_steps: u64,
-    /// And after as long, within steps too.
-    pub(crate) time: Duration,
-}
-
-impl RunFolder {
-    /// Takes over the folder of `store`; to resume, puts `trainer` where the newest whole checkpoint in it stands.
-    pub(crate) fn open(
-        store: CheckpointStore,
-        trainer: &mut impl Resumable,
-        resume: bool,
-        pace: CheckpointPace,
-        output: Output,
-    ) -> Result<Self> {
-        let metrics_bytes = if resume { go_on(&store, trainer, output)? } else { 0 };
-        let metrics = MetricsFile::open(&store.directory().join("metrics.jsonl"), metrics_bytes)?;
-        let n_parts_saved = trainer.n_parts_done();
-        Ok(Self { store, metrics, pace, saved_at: Instant::now(), n_parts_saved })
-    }
-
-    fn checkpoint(&mut self, trainer: &impl Resumable) -> owlet::Result<()> {
-        self.metrics.sync()?;
-        trainer.checkpoint(&self.store, self.metrics.n_bytes())?;
-        (self.saved_at, self.n_parts_saved) = (Instant::now(), trainer.n_parts_done());
-        Ok(())
-    }
-
-    /// When the next checkpoint is due by the clock.
-    fn deadline(&self) -> Deadline {
-        self.saved_at.checked_add(self.pace.time).map_or_else(Deadline::never, Deadline::at)
-    }
-
-    /// Appends the numbers of a step that is done; from time to time and after the last step, writes a checkpoint.
-    pub(crate) fn after_step(
-        &mut self,
-        trainer: &impl Resumable,
-        metrics: &impl Serialize,
-        n_steps: u64,
-    ) -> owlet::Result<()> {
-        self.metrics.append(metrics)?;
-        self.n_parts_saved = 0;
-        let n_done = trainer.n_steps_done();
-        let is_due = n_done.is_multiple_of(self.pace.n_steps.max(1)) || n_done == n_steps;
-        if is_due || self.deadline().is_over() { self.checkpoint(trainer) } else { Ok(()) }
-    }
-
-    /// A checkpoint within a step, where parts were finished since the last one.
-    fn within_step(&mut self, trainer: &Trainer) -> owlet::Result<()> {
-        if trainer.n_parts_done() > self.n_parts_saved {
-            return self.checkpoint(trainer);
-        }
-        self.saved_at = Instant::now();
-        Ok(())
-    }
-}
-
-/// Resumes, and tells of checkpoints that were passed over; gives the length of the metrics at that time.
-fn go_on(store: &CheckpointStore, trainer: &mut impl Resumable, output: Output) -> Result<u64> {
-    let resumed = trainer
-        .resume(store)
-        .hint(ErrorKind::Mismatch, "repeat the command of the first run exactly, with `--resume` added")?;
-    for path in resumed.damaged {
+/// Tells of checkpoints that were passed over.
+pub(crate) fn say_damaged(folder: &RunFolder, output: Output) {
+    for path in folder.damaged() {
         output.say(format_args!("warning: a damaged checkpoint is passed over: {}", path.display()));
     }
-    resumed.metrics_bytes.ok_or_else(|| nothing_to_resume(store.directory()))
 }
 
-/// Makes `directory` for a new run, and refuses to mix it into the checkpoints of another one; to resume, demands some.
-/// The folder is this process's own from then on.
-pub(crate) fn open_store(directory: &Path, resume: bool) -> Result<CheckpointStore> {
-    if resume && !directory.is_dir() {
-        return Err(nothing_to_resume(directory));
-    }
-    let store = CheckpointStore::open(directory, KEPT_CHECKPOINTS)
-        .hint(ErrorKind::Busy, "wait for it or stop it, or name another `--checkpoint-dir`")?;
-    match (resume, store.list()?.is_empty()) {
-        (true, true) => Err(nothing_to_resume(directory)),
-        (true, false) | (false, true) => Ok(store),
-        (false, false) => {
-            let error = Error::new(ErrorKind::InvalidInput, "the folder holds checkpoints of an earlier run");
-            Err(error.at(directory.display()))
-                .hint(ErrorKind::InvalidInput, "go on from them with `--resume`, or name another `--checkpoint-dir`")
-        }
-    }
-}
-
-fn nothing_to_resume(directory: &Path) -> Failure {
-    Failure::from(Error::new(ErrorKind::NotFound, "no checkpoint to go on from").at(directory.display()))
-        .with_hint("name the folder of the first run by `--checkpoint-dir`, or begin anew without `--resume`")
+/// What `--resume` stands for.
+pub(crate) fn begin(resume: bool) -> Begin {
+    if resume { Begin::Resume } else { Begin::Anew }
 }
 
 /// Greedy answers of the model as it was before a run, and what they are the answers of.
@@ -175,9 +66,9 @@ pub(crate) struct Before {
 }
 
 impl Before {
-    /// Asks `trainer`, which has not begun; to resume, takes what the run kept in `directory` if it is of this very run.
+    /// Asks `run`, which has not begun; to resume, takes what the run kept in `directory` if it is of this very run.
     pub(crate) fn answers(
-        trainer: &mut Trainer,
+        run: &mut AdaptRun,
         held_out: &Dataset,
         directory: &Path,
         resume: bool,
@@ -185,7 +76,7 @@ impl Before {
         output: Output,
     ) -> Result<Self> {
         let (base_model, config) =
-            trainer.adapter()?.provenance.map(|run| (run.base_model, run.config)).unwrap_or_default();
+            run.adapter()?.provenance.map(|file| (file.base_model, file.config)).unwrap_or_default();
         let kept = fs::read(directory.join(BEFORE)).ok().filter(|_| resume);
         let kept = kept.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
         let is_ours = |kept: &Self| {
@@ -194,7 +85,7 @@ impl Before {
         if let Some(kept) = kept.filter(is_ours) {
             return Ok(kept);
         }
-        let evaluation = ask(trainer, held_out, "before", cancel, output)?;
+        let evaluation = ask(run, held_out, "before", cancel, output)?;
         Ok(Self { held_out: held_out.hash().to_owned(), base_model, config, evaluation })
     }
 
@@ -210,80 +101,64 @@ impl Before {
 
 /// Greedy answers of the model as it is now.
 pub(crate) fn ask(
-    trainer: &mut Trainer,
+    run: &mut AdaptRun,
     held_out: &Dataset,
     when: &'static str,
     cancel: &CancelToken,
     output: Output,
 ) -> Result<Evaluation> {
     let bar = output.progress(held_out.len() as u64, "answers").with_message(format!("held out, {when}"));
-    let evaluation = trainer.evaluate(held_out, cancel, &mut |progress| bar.set_position(progress.n_done as u64));
+    let evaluation = run.evaluate(held_out, cancel, &mut |progress| bar.set_position(progress.n_done as u64));
     bar.finish_and_clear();
     evaluation.hint(ErrorKind::ContextOverflow, CONTEXT_HINT)
 }
 
-/// Trains to the last step and gives the metrics of the steps that it took. With a folder, metrics are written to it
-/// and, from time to time and when a step is stopped or fails, a checkpoint.
-pub(crate) fn train(
-    trainer: &mut Trainer,
-    mut folder: Option<&mut RunFolder>,
-    cancel: &CancelToken,
-    output: Output,
-) -> Result<Vec<StepMetrics>> {
-    let n_steps = trainer.options().n_steps;
-    let mut display = Display::new(n_steps, trainer.n_steps_done(), output);
+/// Works to the last step and gives the metrics of the steps that this process took. A run with a folder gets a checkpoint
+/// when it is stopped or fails.
+pub(crate) fn train(run: &mut AdaptRun, cancel: &CancelToken, output: Output) -> Result<Vec<StepMetrics>> {
+    let mut display = Display::new(run.trainer().options().n_steps, run.n_steps_done(), output);
     let mut all = Vec::new();
-    let mut n_idle = 0;
-    while trainer.n_steps_done() < n_steps {
-        let deadline = folder.as_ref().map_or_else(Deadline::never, |folder| folder.deadline()).or_cancelled(cancel);
-        let slice = trainer.step_slice(&deadline, &mut |event| display.within_step(event));
-        let metrics = match slice {
-            // Kept even if the run is to stop: the trainer is past this step and does not tell its numbers again.
-            Ok(Slice::StepDone(metrics)) => *metrics,
-            pending => {
-                if let Err(error) = pending.and_then(|_| cancel.check()) {
-                    display.clear();
-                    return Err(stopped(error, trainer, folder));
-                }
-                if let Some(folder) = &mut folder {
-                    folder.within_step(trainer)?;
-                }
-                continue;
+    let deadline = Deadline::never().or_cancelled(cancel);
+    loop {
+        let advanced = run.advance(&deadline, &mut |event| match event {
+            RunEvent::Working(event) => display.within_step(event),
+            RunEvent::StepDone(metrics) => {
+                display.after_step(&metrics);
+                all.push(*metrics);
             }
-        };
-        display.after_step(trainer.n_steps_done(), &metrics);
-        n_idle = if metrics.n_groups == 0 { n_idle + 1 } else { 0 };
-        if n_idle == IDLE_STEPS {
-            display.say(idle_advice(&metrics));
+            RunEvent::Advice(advice) => display.say(told(advice)),
+            RunEvent::Checkpoint { .. } => {}
+        });
+        let is_done = advanced.and_then(|is_done| if is_done { Ok(true) } else { cancel.check().map(|()| false) });
+        match is_done {
+            Ok(true) => break,
+            Ok(false) => {}
+            Err(error) => {
+                display.clear();
+                let (n_done, has_folder) = (run.n_steps_done(), run.folder().is_some());
+                let keep = || run.checkpoint_now(&mut |_| {}).map(|()| run.trainer().n_parts_done());
+                return Err(stopped(error, n_done, has_folder.then_some(keep)));
+            }
         }
-        if metrics.skipped_updates > 0 {
-            display.say(format_args!(
-                "warning: step {}: gradients were not finite; the adapter stays as it was",
-                trainer.n_steps_done()
-            ));
-        }
-        if let Some(folder) = &mut folder {
-            folder.after_step(trainer, &metrics, n_steps)?;
-        }
-        all.push(metrics);
     }
     display.clear();
     Ok(all)
 }
 
-/// Why a step ended early, after a checkpoint of what was done before.
-pub(crate) fn stopped(error: Error, trainer: &impl Resumable, folder: Option<&mut RunFolder>) -> Failure {
-    let (n_done, was_cancelled) = (trainer.n_steps_done(), error.kind() == ErrorKind::Cancelled);
+/// Why a step ended early, after a checkpoint of what was done before: `keep` writes it, and gives the finished parts of the
+/// step under way in it.
+pub(crate) fn stopped(error: Error, n_done: u64, keep: Option<impl FnOnce() -> owlet::Result<usize>>) -> Failure {
+    let was_cancelled = error.kind() == ErrorKind::Cancelled;
     let was_too_long = error.kind() == ErrorKind::ContextOverflow;
     let mut failure = Failure::from(error);
     if was_too_long {
         failure = failure.with_hint(CONTEXT_HINT);
     }
-    match folder {
+    match keep {
         // A run that fails at once is repeated with other arguments: a checkpoint would be in its way.
-        Some(folder) if n_done > 0 || was_cancelled => failure.with_hint(match folder.checkpoint(trainer) {
-            Ok(()) => {
-                let part = if trainer.n_parts_done() > 0 { " and the finished parts of the next one" } else { "" };
+        Some(keep) if n_done > 0 || was_cancelled => failure.with_hint(match keep() {
+            Ok(n_parts) => {
+                let part = if n_parts > 0 { " and the finished parts of the next one" } else { "" };
                 format!("{n_done} steps{part} are kept: the same command with `--resume` goes on from there")
             }
             Err(lost) => format!("the checkpoint of {n_done} steps could not be written: {lost}"),
@@ -292,14 +167,21 @@ pub(crate) fn stopped(error: Error, trainer: &impl Resumable, folder: Option<&mu
     }
 }
 
-/// What may help where all answers to each question are equally right or wrong.
-fn idle_advice(metrics: &StepMetrics) -> String {
-    let questions = if metrics.accuracy < 0.5 { "easier" } else { "harder" };
-    format!(
-        "warning: nothing was learned in {IDLE_STEPS} steps in a row: all answers to a question were equally right or \
-         wrong (accuracy {:.2})\nhint: take {questions} questions, a higher `--temperature` or a larger `--group-size`",
-        metrics.accuracy
-    )
+/// Advice as text.
+fn told(advice: Advice) -> String {
+    match advice {
+        Advice::Idle { n_steps, accuracy } => {
+            let questions = if accuracy < 0.5 { "easier" } else { "harder" };
+            format!(
+                "warning: nothing was learned in {n_steps} steps in a row: all answers to a question were equally right or \
+                 wrong (accuracy {accuracy:.2})\nhint: take {questions} questions, a higher `--temperature` or a larger \
+                 `--group-size`"
+            )
+        }
+        Advice::Skipped { n_steps } => {
+            format!("warning: step {n_steps}: gradients were not finite; the adapter stays as it was")
+        }
+    }
 }
 
 /// A bar on a terminal, a line a step elsewhere.
@@ -329,7 +211,8 @@ impl Display {
         self.bar.set_prefix(format!("{}{stage}", self.pace));
     }
 
-    fn after_step(&mut self, n_done: u64, metrics: &StepMetrics) {
+    fn after_step(&mut self, metrics: &StepMetrics) {
+        let n_done = metrics.step + 1;
         let left = time_left(self.started.elapsed(), n_done - self.n_before, self.n_steps - n_done);
         let pace = pace(metrics, left);
         self.bar.set_position(n_done);

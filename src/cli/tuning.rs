@@ -8,9 +8,10 @@ use std::{
 
 use clap::Args;
 use owlet::{
-    CancelToken, CheckpointStore, Dataset, ErrorKind, Fit, Model, Precision, Responses, Resumed, TuneEvent,
-    TuneMetrics, TuneObjective, TuneOptions, Tuner, Who,
+    CancelToken, Dataset, ErrorKind, Fit, Model, Precision, Responses, TuneEvent, TuneMetrics, TuneObjective,
+    TuneOptions, Tuner, Who,
     loss::Average,
+    run::{CheckpointPace, RunFolder},
     tune::{FitChange, Quantity},
 };
 use serde::Serialize;
@@ -20,7 +21,7 @@ use super::{
     failure::{Result, Teach},
     model::ModelArgs,
     output::{Output, ensure_distinct, ensure_writable, table},
-    training::{CONTEXT_HINT, CheckpointPace, Resumable, RunFolder, open_store, stopped},
+    training::{CONTEXT_HINT, begin, open_store, say_damaged, stopped, with_resume_hints},
 };
 
 /// Arguments of supervised training.
@@ -139,25 +140,6 @@ impl HeldOut {
     }
 }
 
-impl Resumable for Tuner {
-    fn resume(&mut self, store: &CheckpointStore) -> owlet::Result<Resumed> {
-        Self::resume(self, store)
-    }
-
-    fn checkpoint(&self, store: &CheckpointStore, metrics_bytes: u64) -> owlet::Result<()> {
-        Self::checkpoint(self, store, metrics_bytes)
-    }
-
-    fn n_steps_done(&self) -> u64 {
-        Self::n_steps_done(self)
-    }
-
-    /// Steps are worked on in one piece.
-    fn n_parts_done(&self) -> usize {
-        0
-    }
-}
-
 impl TuningArgs {
     pub(crate) fn options(&self, objective: TuneObjective, responses: Responses) -> TuneOptions {
         let defaults = TuneOptions::default();
@@ -239,9 +221,11 @@ pub(crate) fn run_tuning(
     if let Some(start) = args.lora.start()? {
         tuner.start_from(start)?;
     }
-    let store = open_store(&directory, args.resume)?;
+    let begin = begin(args.resume);
+    let store = open_store(&directory, begin)?;
     let pace = CheckpointPace { n_steps: args.checkpoint_every, time: Duration::MAX };
-    let mut folder = RunFolder::open(store, &mut tuner, args.resume, pace, output)?;
+    let mut folder = with_resume_hints(RunFolder::open(store, &mut tuner, begin, pace))?;
+    say_damaged(&folder, output);
     let before = held_out.map(|data| compare(&mut tuner, data, Who::Start, cancel, output)).transpose()?;
     let (last_step, n_skipped) = train(&mut tuner, &mut folder, cancel, output)?;
     tuner.adapter()?.write(&args.out, Precision::F32)?;
@@ -291,7 +275,8 @@ fn train(
             Ok(metrics) => metrics,
             Err(error) => {
                 bar.finish_and_clear();
-                return Err(stopped(error, tuner, Some(folder)));
+                let keep = || folder.checkpoint(tuner).map(|()| 0);
+                return Err(stopped(error, tuner.n_steps_done(), Some(keep)));
             }
         };
         folder.after_step(tuner, &metrics, n_steps)?;
