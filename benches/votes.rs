@@ -9,8 +9,8 @@
 use std::{fs, ops::ControlFlow};
 
 use owlet::{
-    AnswerOptions, CancelToken, Dataset, EncodedPrompt, GenerateRequest, Image, Model, ModelOptions, Prompt, RngKey,
-    Sample, SamplerOptions, Session, SessionOptions, generate, reward,
+    AnswerOptions, CancelToken, Dataset, EncodedPrompt, GenerateRequest, Model, ModelOptions, Prompt, RngKey, Sample,
+    SamplerOptions, Session, SessionOptions, generate, reward,
     vote::{Candidate, Poll, VoteRule},
 };
 use owlet_adapters::statistics::paired_difference;
@@ -91,7 +91,7 @@ fn main() {
 }
 
 fn prompt(model: &Model, sample: &Sample) -> EncodedPrompt {
-    let images = sample.images.iter().map(|path| Image::open(path).unwrap()).collect();
+    let images = sample.images.iter().map(|picture| picture.open().unwrap()).collect();
     model.encode(&Prompt::user(&sample.prompt_text(PROMPT_SUFFIX), images).unwrap()).unwrap()
 }
 

@@ -53,6 +53,7 @@ pub use owlet_adapters::{
     metrics::{MetricsFile, StepMetrics},
     optim::{Decay, Schedule},
     options::{GroupFilter, TrainerOptions},
+    picture::Picture,
     plan::{MemoryPlan, Part as MemoryPart, PlanRequest},
     reward::{self, Reward, VerifiableReward},
     run,

@@ -23,12 +23,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use owlet_runtime::{Error, ErrorKind, IMAGE_MARK, Image, Result, rng::Rng};
+use owlet_runtime::{Error, ErrorKind, IMAGE_MARK, Result, rng::Rng};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    picture::Picture,
     reward,
     task::{ProblemType, TaskType},
 };
@@ -46,8 +47,8 @@ pub struct Sample {
     pub place: String,
     /// The question, together with the options with one [`IMAGE_MARK`] for every image.
     pub problem: String,
-    /// Existing files, in the order of the marks.
-    pub images: Vec<PathBuf>,
+    /// Its pictures, in the order of the marks.
+    pub images: Vec<Picture>,
     /// The truth, without tags, never empty.
     pub answer: String,
     /// How it is scored.
@@ -69,6 +70,18 @@ impl Sample {
     /// The response that supervised training teaches: the one that is given, otherwise the answer in its tags.
     pub fn target(&self) -> String {
         self.response.clone().unwrap_or_else(|| format!("<answer>{}</answer>", self.answer))
+    }
+
+    /// That there are as many images as marks for them, and that they are images.
+    fn check_images(&self) -> Result<()> {
+        let texts = std::iter::once(&self.problem).chain(&self.options);
+        let n_marks = texts.map(|text| text.matches(IMAGE_MARK).count()).sum::<usize>();
+        if n_marks != self.images.len() {
+            return Err(Error::new(ErrorKind::InvalidFile, "image marks do not fit the images")
+                .got(format!("{n_marks} marks and {} images", self.images.len()))
+                .needed("one <image> in the problem or its options for every image"));
+        }
+        self.images.iter().try_for_each(|image| image.probe().map(drop))
     }
 
     /// Where errors place it: its line, or its name where it has none.
@@ -116,7 +129,7 @@ impl Dataset {
     /// # Errors
     /// [`ErrorKind::NotFound`] or [`ErrorKind::Io`] for files that cannot be read, images included;
     /// [`ErrorKind::InvalidFile`] for rows that are malformed or empty, whose marks do not fit their images or whose truth
-    /// cannot be scored; [`ErrorKind::Unsupported`] for unknown types; those of [`Image::probe`]. Every row's error names
+    /// cannot be scored; [`ErrorKind::Unsupported`] for unknown types; those of [`Picture::probe`]. Every row's error names
     /// `path:line` (of an array: the item).
     pub fn open(path: &Path) -> Result<Self> {
         let what = "cannot read data set";
@@ -141,11 +154,14 @@ impl Dataset {
         Self::from_samples(samples)
     }
 
-    /// A data set of samples that were made by a program.
+    /// A data set of samples that were made by a program, such as what an app has seen its user correct.
     ///
     /// # Errors
+    /// At the sample's place: [`ErrorKind::InvalidFile`] if its marks do not fit its images; those of [`Picture::probe`];
     /// [`ErrorKind::NotFound`] or [`ErrorKind::Io`] if an image cannot be read for the hash.
     pub fn from_samples(samples: Vec<Sample>) -> Result<Self> {
+        let check = |sample: &Sample| sample.check_images().map_err(|error| error.at(sample.named_place()));
+        samples.iter().try_for_each(check)?;
         let hash = hash(&samples)?;
         Ok(Self { samples, hash })
     }
@@ -165,7 +181,8 @@ impl Dataset {
         self.samples.is_empty()
     }
 
-    /// SHA-256 in hexadecimal over texts, truths, types and the bytes of the images; not over paths, so a data set may move.
+    /// SHA-256 in hexadecimal over texts, truths, types and the bytes of the images; not over paths, so a data set may move,
+    /// from files into memory too.
     pub fn hash(&self) -> &str {
         &self.hash
     }
@@ -235,13 +252,6 @@ fn sample(folder: &Path, Placed { place, number, row }: Placed) -> Result<Sample
             .got(format!("{:?}", row.data_type))
             .needed("one of image, text"));
     }
-    let texts = std::iter::once(&row.problem).chain(&row.options);
-    let n_marks = texts.map(|text| text.matches(IMAGE_MARK).count()).sum::<usize>();
-    if n_marks != row.images.len() {
-        return Err(invalid("image marks do not fit the images")
-            .got(format!("{n_marks} marks and {} images", row.images.len()))
-            .needed("one <image> in the problem or its options for every image"));
-    }
     let answer = reward::parse(&row.answer).answer.to_owned();
     if answer.is_empty() {
         return Err(invalid("empty answer"));
@@ -249,8 +259,7 @@ fn sample(folder: &Path, Placed { place, number, row }: Placed) -> Result<Sample
     if reward::accuracy(problem_type, &answer, &answer, &row.options) < 0.999 {
         return Err(invalid("the answer can never be scored").got(format!("{answer:?}")).needed(form(problem_type)));
     }
-    let images: Vec<PathBuf> = row.images.iter().map(|image| folder.join(image)).collect();
-    images.iter().try_for_each(|image| Image::probe(image).map(drop))?;
+    let images = row.images.iter().map(|image| folder.join(image).into()).collect();
     let id = match row.problem_id {
         Some(Value::String(id)) => id,
         Some(id) => id.to_string(),
@@ -277,24 +286,26 @@ fn form(problem_type: ProblemType) -> &'static str {
 fn hash(samples: &[Sample]) -> Result<String> {
     let mut hasher = Sha256::new();
     // Lengths go first: no two different lists of fields have the same bytes.
-    let mut field = |bytes: &[u8]| {
-        hasher.update((bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
+    let mut field = |head: &[u8], body: &[u8]| {
+        hasher.update((head.len() as u64 + body.len() as u64).to_le_bytes());
+        hasher.update(head);
+        hasher.update(body);
     };
     for sample in samples {
-        field(sample.problem.as_bytes());
-        field(sample.answer.as_bytes());
-        field(sample.problem_type.name().as_bytes());
-        field(sample.task_type.name().as_bytes());
-        field(&(sample.options.len() as u64).to_le_bytes());
-        sample.options.iter().for_each(|option| field(option.as_bytes()));
-        field(&(sample.images.len() as u64).to_le_bytes());
+        field(&[], sample.problem.as_bytes());
+        field(&[], sample.answer.as_bytes());
+        field(&[], sample.problem_type.name().as_bytes());
+        field(&[], sample.task_type.name().as_bytes());
+        field(&[], &(sample.options.len() as u64).to_le_bytes());
+        sample.options.iter().for_each(|option| field(&[], option.as_bytes()));
+        field(&[], &(sample.images.len() as u64).to_le_bytes());
         for image in &sample.images {
-            field(&fs::read(image).map_err(|source| Error::io("cannot read image", image, source))?);
+            let (head, body) = image.content()?;
+            field(&head, &body);
         }
         if let Some(response) = &sample.response {
-            field(RESPONSE_KEY);
-            field(response.as_bytes());
+            field(&[], RESPONSE_KEY);
+            field(&[], response.as_bytes());
         }
     }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
@@ -302,6 +313,10 @@ fn hash(samples: &[Sample]) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use owlet_runtime::Image;
+
     use super::*;
 
     const ROW: &str = r#"{"problem": "<image> How many?", "images": ["a.png"], "answer": "<answer>3</answer>", "problem_type": "numerical", "task_type": "spatial_reasoning", "data_type": "image", "options": [], "other": 1}"#;
@@ -417,6 +432,30 @@ mod tests {
             ROW.replace("<image> How many?", "Which?").replace(r#""options": []"#, r#""options": ["A. <image>"]"#);
         let (_folder, path) = folder(&row, "d.jsonl");
         assert_eq!(Dataset::open(&path).expect("valid").samples()[0].images.len(), 1);
+    }
+
+    #[test]
+    fn pictures_in_memory_are_the_files_with_their_bytes() {
+        let (_folder, path) = folder(ROW, "d.jsonl");
+        let files = Dataset::open(&path).expect("valid");
+        let with = |images: Vec<Picture>| {
+            let sample = Sample { id: "mine".to_owned(), place: String::new(), images, ..files.samples()[0].clone() };
+            Dataset::from_samples(vec![sample])
+        };
+        let encoded = with(vec![Picture::Encoded(bmp(1).into())]).expect("a picture");
+        assert_eq!(encoded.hash(), files.hash());
+        let pixels = |rgb: [u8; 3]| Picture::Pixels(Arc::new(Image::from_rgb(1, 1, rgb.into()).expect("one pixel")));
+        let hash = |rgb| with(vec![pixels(rgb)]).expect("a picture").hash().to_owned();
+        assert!(hash([0; 3]) != files.hash() && hash([0; 3]) != hash([1, 0, 0]) && hash([0; 3]) == hash([0; 3]));
+
+        for (images, message) in [
+            (vec![], "mine: got 1 marks and 0 images"),
+            (vec![Picture::Encoded(b"no picture".as_slice().into())], "not a picture: mine"),
+            (vec![Picture::File("gone.png".into())], "mine: gone.png"),
+        ] {
+            let error = with(images).expect_err("no such picture").to_string();
+            assert!(error.contains(message), "{error}");
+        }
     }
 
     #[test]

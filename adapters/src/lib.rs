@@ -38,6 +38,7 @@ mod normal;
 pub mod optim;
 pub mod options;
 mod pace;
+pub mod picture;
 pub mod plan;
 pub mod reward;
 pub mod rollout;

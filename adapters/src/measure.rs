@@ -1,8 +1,11 @@
 //! Sizes of prompts, before any work: a prompt that does not fit is found at once, and not after hours.
 
-use owlet_runtime::{Error, ErrorKind, Image, Model, Result, TokenId};
+use owlet_runtime::{Error, ErrorKind, Model, Result, TokenId};
 
-use crate::data::{Dataset, Sample};
+use crate::{
+    data::{Dataset, Sample},
+    picture::Picture,
+};
 
 /// Tokens of every sample's prompt, pictures included; of the pictures only the headers are read.
 ///
@@ -17,7 +20,7 @@ pub(crate) fn prompt_lengths(
     invocation: Option<&[TokenId]>,
 ) -> Result<Vec<usize>> {
     let length = |sample: &Sample| {
-        let sizes = sample.images.iter().map(Image::probe).collect::<Result<Vec<_>>>()?;
+        let sizes = sample.images.iter().map(Picture::probe).collect::<Result<Vec<_>>>()?;
         let outline = model.outline(&sample.prompt_text(suffix), &sizes)?;
         let n_tokens = outline.n_tokens();
         if n_tokens > max_tokens {

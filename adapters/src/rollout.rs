@@ -4,12 +4,13 @@
 //! drives the sessions.
 
 use owlet_runtime::{
-    EncodedPrompt, Error, ErrorKind, Generated, Image, Model, Prompt, Result, SamplerOptions, StopReason, TokenId,
+    EncodedPrompt, Error, ErrorKind, Generated, Model, Prompt, Result, SamplerOptions, StopReason, TokenId,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     data::Sample,
+    picture::Picture,
     reward::{Composition, Reward, RewardParts},
 };
 
@@ -75,7 +76,7 @@ pub struct RolloutProgress {
 /// Those of images and prompts, at the sample's place.
 pub(crate) fn encode(model: &Model, sample: &Sample, suffix: &str) -> Result<EncodedPrompt> {
     let encode = || {
-        let images = sample.images.iter().map(Image::open).collect::<Result<Vec<_>>>()?;
+        let images = sample.images.iter().map(Picture::open).collect::<Result<Vec<_>>>()?;
         model.encode(&Prompt::user(&sample.prompt_text(suffix), images)?)
     };
     encode().map_err(|error| error.at(sample.named_place()))

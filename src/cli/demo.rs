@@ -191,10 +191,9 @@ fn reply(answer: &Answer) -> Reply {
 }
 
 fn example(sample: &Sample, before: &Answer, after: &Answer) -> Result<Example> {
-    let path = sample
-        .images
-        .first()
-        .ok_or_else(|| Error::new(ErrorKind::Internal, "a drawn question has no picture").at(&sample.id))?;
+    let Some(owlet::Picture::File(path)) = sample.images.first() else {
+        return Err(Error::new(ErrorKind::Internal, "a drawn question has no picture").at(&sample.id).into());
+    };
     let png = fs::read(path).map_err(|source| Error::io("cannot read picture", path, source))?;
     let image = Image::from_encoded(&png).map_err(|error| error.at(path.display()))?;
     Ok(Example {

@@ -89,11 +89,15 @@ impl Image {
         let limits = ImageLimits::default();
         check_length(path, &limits)?;
         let file = File::open(path).map_err(|source| Error::io(WHAT, path, source))?;
-        let probed = header(BufReader::new(file), &limits).and_then(|(mut decoder, _)| {
-            let (width, height) = decoder.dimensions();
-            Ok(orientation(&mut decoder)?.size(width, height))
-        });
-        probed.map_err(|error| error.at(path.display()))
+        upright_size(BufReader::new(file), &limits).map_err(|error| error.at(path.display()))
+    }
+
+    /// As [`Image::probe`], of the bytes of a picture file.
+    ///
+    /// # Errors
+    /// As [`Image::from_encoded`].
+    pub fn probe_encoded(bytes: &[u8]) -> Result<(u32, u32)> {
+        upright_size(io::Cursor::new(bytes), &ImageLimits::default())
     }
 
     /// Decodes the bytes of a picture file. The format is told from the content.
@@ -185,6 +189,13 @@ impl Seek for Interruptible<'_> {
         self.position = usize::try_from(position).unwrap_or(usize::MAX);
         Ok(position)
     }
+}
+
+/// Width and height of the picture once it is turned, by its header.
+fn upright_size<'a>(source: impl BufRead + Seek + 'a, limits: &ImageLimits) -> Result<(u32, u32)> {
+    let (mut decoder, _) = header(source, limits)?;
+    let (width, height) = decoder.dimensions();
+    Ok(orientation(&mut decoder)?.size(width, height))
 }
 
 /// How EXIF says that the picture must be turned; upright where it says nothing or nonsense.
