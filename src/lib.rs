@@ -46,6 +46,7 @@ pub use owlet_adapters::{
     entropy::EntropyBand,
     evaluate::{Answer, Evaluation, Score},
     file::{AdapterFile, Precision},
+    gate,
     length::LengthEnvelope,
     lora::{self, LayerRange, LoraConfig, LoraMode, LoraWeights, Target},
     loss::{self, KlPenalty, LossOptions, Objective},

@@ -16,10 +16,14 @@ use tempfile::TempDir;
 #[path = "../runtime/tests/common/tiny.rs"]
 mod tiny;
 
+#[path = "training/gate.rs"]
+mod gate;
 #[path = "training/reuse.rs"]
 mod reuse;
 #[path = "training/rewards.rs"]
 mod rewards;
+#[path = "training/run.rs"]
+mod run;
 #[path = "training/slices.rs"]
 mod slices;
 

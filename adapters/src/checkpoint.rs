@@ -401,7 +401,7 @@ struct VersionOnly {
 }
 
 /// Makes renames and new names in a directory last beyond a power cut, where the system can.
-fn sync_directory(directory: &Path) -> Result<()> {
+pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
     #[cfg(unix)]
     File::open(directory)
         .and_then(|file| file.sync_all())

@@ -14,7 +14,8 @@
 //!
 //! [`trainer`] is the loop over them, in slices, with the settings in [`options`] and those of published methods in [`method`];
 //! [`run`] takes it from the first step to the last, with checkpoints and metrics in a folder. [`plan`] tells the memory of
-//! all this beforehand. [`mod@evaluate`] asks held-out samples; [`vote`] makes one answer of several.
+//! all this beforehand. [`mod@evaluate`] asks held-out samples, and [`gate`] lets an adapter go
+//! live where their answers became better; [`vote`] makes one answer of several.
 //! [`tune`] is the shorter loop of supervised training: data to tokens to 5.
 #![forbid(unsafe_code)]
 
@@ -26,6 +27,7 @@ pub mod engine;
 pub mod entropy;
 pub mod evaluate;
 pub mod file;
+pub mod gate;
 pub mod length;
 mod lesson;
 mod lock;

@@ -1,7 +1,7 @@
 //! Everything that a training run can be told, with defaults of the reference (arXiv 2604.08539 and its released code)
 //! where it has them.
 
-use owlet_runtime::{Error, ErrorKind, Result};
+use owlet_runtime::{Error, ErrorKind, FlashAttention, KvType, Result, SessionOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -152,6 +152,21 @@ impl TrainerOptions {
     /// `wanted` threads, or one per core for 0.
     pub fn resolved_threads(wanted: usize) -> usize {
         if wanted > 0 { wanted } else { std::thread::available_parallelism().map_or(1, |n| n.get()) }
+    }
+
+    /// Those of each session that samples or is asked.
+    pub(crate) fn session_options(&self) -> SessionOptions {
+        let plain = SessionOptions {
+            n_ctx: self.max_prompt_tokens + self.max_new_tokens,
+            n_seq: self.n_sequences,
+            n_threads: Self::resolved_threads(self.n_threads) / self.n_sessions,
+            ..SessionOptions::default()
+        };
+        if self.precise_kv {
+            SessionOptions { kv_type: KvType::F32, flash_attention: FlashAttention::Off, ..plain }
+        } else {
+            plain
+        }
     }
 
     /// The options that change the bits of the result. A resumed run may have others of the rest: a larger

@@ -14,8 +14,8 @@ use std::{
 };
 
 use owlet_runtime::{
-    Adapter, CancelToken, Deadline, Error, ErrorKind, FlashAttention, KvType, Model, PromptCache, PromptCacheStats,
-    Result, Session, SessionOptions, gguf::GgufFile,
+    Adapter, CancelToken, Deadline, Error, ErrorKind, Model, PromptCache, PromptCacheStats, Result, Session,
+    gguf::GgufFile,
 };
 
 use crate::{
@@ -103,7 +103,7 @@ impl Trainer {
         let lora = LoraConfig { mode: options.lora.mode.for_model(model)?, ..options.lora };
         let n_threads = TrainerOptions::resolved_threads(options.n_threads);
         let options = TrainerOptions { n_threads, lora, ..options };
-        let session_options = session_options(&options);
+        let session_options = options.session_options();
         let gguf = Arc::new(GgufFile::open(model.path())?);
         let engine_options = engine_options(model, &gguf, &options)?;
         let prompts = prompt_cache(&engine_options.prefix_cache);
@@ -433,18 +433,4 @@ fn engine_options(model: &Model, file: &Arc<GgufFile>, options: &TrainerOptions)
     let n_image = if mmproj_bytes > 0 { options.max_prompt_tokens } else { 0 };
     let plan = MemoryPlan::fit(&PlanRequest { file, mmproj_bytes, n_image, options }, budget)?;
     Ok(EngineOptions { never_sampled, ..plan.engine })
-}
-
-fn session_options(options: &TrainerOptions) -> SessionOptions {
-    let plain = SessionOptions {
-        n_ctx: options.max_prompt_tokens + options.max_new_tokens,
-        n_seq: options.n_sequences,
-        n_threads: options.n_threads / options.n_sessions,
-        ..SessionOptions::default()
-    };
-    if options.precise_kv {
-        SessionOptions { kv_type: KvType::F32, flash_attention: FlashAttention::Off, ..plain }
-    } else {
-        plain
-    }
 }

@@ -9,6 +9,10 @@ use tempfile::NamedTempFile;
 
 use crate::{Error, ErrorKind, Result};
 
+/// What names of files under construction begin and end with.
+const PREFIX: &str = ".owlet-";
+const SUFFIX: &str = ".part";
+
 /// A file under construction. [`AtomicFile::commit`] gives it its name; dropping it removes it.
 #[derive(Debug)]
 pub struct AtomicFile {
@@ -31,7 +35,7 @@ impl AtomicFile {
             _ => Path::new("."),
         };
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".owlet-").suffix(".part");
+        builder.prefix(PREFIX).suffix(SUFFIX);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -40,6 +44,11 @@ impl AtomicFile {
         }
         let temporary = builder.tempfile_in(directory).map_err(|source| Error::io(what, target, source))?;
         Ok(Self { temporary, target: target.to_owned() })
+    }
+
+    /// Whether `name` is one of a file under construction; a process that was killed leaves it behind.
+    pub fn is_temporary(name: &str) -> bool {
+        name.starts_with(PREFIX) && name.ends_with(SUFFIX)
     }
 
     /// Where the bytes are until the commit, for writers that want a path.

@@ -20,6 +20,7 @@ use serde::Serialize;
 use super::{
     adapter::{LoraArgs, ScheduleArgs},
     failure::{Result, Teach as _},
+    gate::{PassArgs, Passed, pass},
     interrupt,
     method::MethodArgs,
     model::ModelArgs,
@@ -67,6 +68,8 @@ pub(crate) struct AdaptArgs {
     lora: LoraArgs,
     #[command(flatten)]
     shaping: ShapingArgs,
+    #[command(flatten)]
+    gate: PassArgs,
     /// Print the results as one JSON document
     #[arg(long)]
     json: bool,
@@ -151,6 +154,8 @@ struct Report {
     last_step: Option<StepMetrics>,
     #[serde(skip_serializing_if = "Option::is_none")]
     held_out: Option<HeldOut>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gate: Option<Passed>,
 }
 
 /// A line of `--answers`: the replies to one question.
@@ -184,7 +189,7 @@ impl Scores {
 pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
     let cancel = interrupt::cancel_on_signal()?;
     let directory = args.checkpoint_dir.clone().unwrap_or_else(|| args.out.with_extension("checkpoints"));
-    let data_files = [Some(&*args.data), args.eval.as_deref(), Some(&*directory), args.lora.from()];
+    let data_files = [Some(&*args.data), args.eval.as_deref(), Some(&*directory), args.lora.from(), args.gate.folder()];
     let inputs = || args.model.files().chain(data_files.into_iter().flatten());
     ensure_distinct(&args.out, inputs())?;
     ensure_writable(&args.out)?;
@@ -194,6 +199,7 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
     }
     let data = open_dataset(&args.data)?;
     let held_out = args.eval.as_deref().map(open_dataset).transpose()?;
+    let mut gate = args.gate.open(held_out.as_ref(), output)?;
     let model = args.model.load(&cancel, output)?;
     let start = args.lora.start()?;
     let options = args.trainer_options(start.as_ref())?;
@@ -235,6 +241,16 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
         write_answers(path, before, after)?;
     }
 
+    if let Some((before, after)) = both.as_ref().filter(|_| !args.json) {
+        output.say(results_table(before, after).trim_end());
+    }
+    let (options, n_steps) = (run.trainer().options().clone(), run.n_steps_done());
+    // Its memory is wanted for the sessions of the gate.
+    drop(run);
+    let passed = match (&mut gate, &held_out) {
+        (Some(gate), Some(held_out)) => Some(pass(gate, &args.out, &model, &options, held_out, &cancel, output)?),
+        _ => None,
+    };
     if args.json {
         let held_out = both.as_ref().map(|(before, after)| HeldOut {
             before: Scores::of(before),
@@ -242,10 +258,7 @@ pub(crate) fn run(args: &AdaptArgs, output: Output) -> Result<()> {
             reward_gain: after.reward_gain(before),
         });
         let (adapter, last_step) = (args.out.clone(), steps.last().cloned());
-        return output.json(&Report { adapter, n_steps: run.n_steps_done(), last_step, held_out });
-    }
-    if let Some((before, after)) = &both {
-        output.say(results_table(before, after).trim_end());
+        return output.json(&Report { adapter, n_steps, last_step, held_out, gate: passed });
     }
     output.line(args.out.display())
 }

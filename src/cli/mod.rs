@@ -16,6 +16,7 @@ mod demo;
 mod devices;
 mod draw;
 mod failure;
+mod gate;
 mod interrupt;
 mod memory;
 mod method;
@@ -69,6 +70,7 @@ enum Command {
     Score(score::ScoreArgs),
     Chat(chat::ChatArgs),
     Adapt(Box<adapt::AdaptArgs>),
+    Gate(gate::GateArgs),
     Tune(Box<tune::TuneArgs>),
     Recover(Box<recover::RecoverArgs>),
     Plan(plan::PlanArgs),
@@ -108,6 +110,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Score(args) => score::run(&args, output),
         Command::Chat(args) => chat::run(&args, output),
         Command::Adapt(args) => adapt::run(&args, output),
+        Command::Gate(args) => gate::run(&args, output),
         Command::Tune(args) => tune::run(&args, output),
         Command::Recover(args) => recover::run(&args, output),
         Command::Plan(args) => plan::run(&args, output),

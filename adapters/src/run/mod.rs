@@ -54,7 +54,7 @@ pub enum Advice {
     /// Nothing was learned for so long because all answers to each question were equally right or wrong: easier or harder
     /// questions, a higher temperature or larger groups may help.
     Idle {
-        /// Steps in a row, [told once](Self::Idle) for each time that it comes to so many.
+        /// Steps in a row; told once, when it comes to so many.
         n_steps: usize,
         /// Mean accuracy of the last one's answers: below one half, the questions are too hard.
         accuracy: f64,
