@@ -39,7 +39,7 @@ struct Active {
 pub(crate) fn run(args: &GateArgs, output: Output) -> Result<()> {
     let active = if args.rollback {
         let mut gate = open(&args.folder, GateRule::default(), output)?;
-        gate.rollback().hint(ErrorKind::NotFound, "the base is live, there is nothing before it")?
+        gate.rollback()?
     } else {
         owlet::gate::active_adapter(&args.folder)?
     };

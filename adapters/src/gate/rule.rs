@@ -187,10 +187,10 @@ impl fmt::Display for Reason {
                 write!(f, "the mean reward changes by {:+.3}, needed at least {needed:+.3}", change.mean)
             }
             Self::MayBeWorse { change, allowed } => {
-                write!(f, "the reward changes by {}, needed an interval above {:+.3}", numbers(change), -allowed)
+                write!(f, "the reward changes by {}, needed an interval above {:+.3}", numbers(change), 0.0 - allowed)
             }
             Self::TaskLost { task, change, allowed } => {
-                write!(f, "the reward of {task} changes by {}, needed at least {:+.3}", numbers(change), -allowed)
+                write!(f, "the reward of {task} changes by {}, needed at least {:+.3}", numbers(change), 0.0 - allowed)
             }
         }
     }
@@ -258,7 +258,7 @@ mod tests {
         type Reward = fn(TaskType, usize) -> f64;
         let base: Reward = |_, index| (index % 5) as f64 / 5.0;
         let cases: [(&str, GateRule, &[TaskType], Reward, &[&str]); 9] = [
-            ("the same", strict, one, |_, index| (index % 5) as f64 / 5.0, &["above -0.000"]),
+            ("the same", strict, one, |_, index| (index % 5) as f64 / 5.0, &["above +0.000"]),
             ("the same, which is allowed", lenient, one, |_, index| (index % 5) as f64 / 5.0, &[]),
             ("better on every question", strict, one, |_, index| (index % 5) as f64 / 5.0 + 0.1, &[]),
             ("better by too little", demanding, one, |_, index| (index % 5) as f64 / 5.0 + 0.1, &["at least +0.200"]),
@@ -267,7 +267,7 @@ mod tests {
                 strict,
                 one,
                 |_, index| (index % 5) as f64 / 5.0 + if index % 10 == 0 { 1.0 } else { -0.05 },
-                &["above -0.000"],
+                &["above +0.000"],
             ),
             ("worse", lenient, one, |_, index| (index % 5) as f64 / 5.0 - 0.06, &["at least +0.000", "above -0.050"]),
             (
