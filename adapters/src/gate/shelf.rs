@@ -3,7 +3,7 @@
 //! | file | content |
 //! |---|---|
 //! | `gate.json` | [`State`]: which file is what |
-//! | `adapter-000007.gguf` | an adapter, written once and never changed |
+//! | `gate-000007.gguf` | an adapter, written once and never changed |
 //! | `lock` | the process that has the folder |
 //!
 //! `gate.json` is replaced by a rename, after the files that it names are on the disk and before files that it names no
@@ -24,7 +24,7 @@ use crate::{checkpoint::sync_directory, lock::FolderLock};
 /// Version of `gate.json` that we write and read.
 const VERSION: u32 = 1;
 const STATE: &str = "gate.json";
-const PREFIX: &str = "adapter-";
+const PREFIX: &str = "gate-";
 const SUFFIX: &str = ".gguf";
 /// Older adapters that are kept for a rollback.
 const KEPT_BEFORE: usize = 2;
@@ -158,7 +158,7 @@ impl Shelf {
 
     /// A copy of the file at `path` under a name that nothing refers to.
     pub(super) fn copy(&mut self, path: &Path) -> Result<PathBuf> {
-        let copy = self.directory.join(format!("{PREFIX}{:06}{SUFFIX}", self.state.next));
+        let copy = self.directory.join(name(self.state.next));
         let mut input = File::open(path).map_err(|source| Error::io("cannot read adapter", path, source))?;
         let mut output = AtomicFile::create(&copy)?;
         io::copy(&mut input, &mut output).map_err(|source| Error::io("cannot copy adapter", path, source))?;
@@ -168,7 +168,7 @@ impl Shelf {
 
     /// Makes the last copy the candidate.
     pub(super) fn admit(&mut self, hash: String, base_model: String) -> Result<()> {
-        let file = format!("{PREFIX}{:06}{SUFFIX}", self.state.next);
+        let file = name(self.state.next);
         let candidate = Some(Kept { file, hash, base_model });
         self.commit(State { next: self.state.next + 1, candidate, ..self.state.clone() })
     }
@@ -198,14 +198,25 @@ impl Shelf {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         for path in entries.map(|entry| entry.path()) {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            let is_adapter = name.starts_with(PREFIX) && name.ends_with(SUFFIX) && !self.state.names(name);
-            if (is_adapter || AtomicFile::is_temporary(name))
+            let is_unnamed = is_ours(name) && !self.state.names(name);
+            if (is_unnamed || AtomicFile::is_temporary(name))
                 && let Err(error) = fs::remove_file(&path)
             {
                 tracing::warn!(%error, path = %path.display(), "cannot remove an adapter that is not in use");
             }
         }
     }
+}
+
+/// Of the file with `number`.
+fn name(number: u64) -> String {
+    format!("{PREFIX}{number:06}{SUFFIX}")
+}
+
+/// Whether a file of this name is one that we wrote, and may remove: the folder may have others, too.
+fn is_ours(name: &str) -> bool {
+    let number = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX));
+    number.is_some_and(|number| number.len() >= 6 && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]
