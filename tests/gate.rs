@@ -2,10 +2,10 @@
 
 use std::{fs, path::Path, process::Command};
 
-use owlet_models::{DatasetOptions, MMPROJ_GGUF, MODEL_GGUF, Split, TaskKind, write_dataset};
+use owlet_models::MODEL_GGUF;
 use serde_json::Value;
 
-const ARGUMENTS: &str = "adapt -m model.gguf --data train/data.jsonl --gate gate --threads 1 --rank 2 --steps 1 \
+const ARGUMENTS: &str = "adapt -m model.gguf --data train.jsonl --gate gate --threads 1 --rank 2 --steps 1 \
     --prompts-per-step 2 --group-size 4 --sequences 8 --max-tokens 6 --max-prompt-tokens 256";
 
 /// Exit code, stdout and stderr of the command in `folder`.
@@ -21,20 +21,25 @@ fn adapters_go_live_by_the_command_line() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let folder = folder.path();
     fs::write(folder.join("model.gguf"), MODEL_GGUF).expect("a writable folder");
-    fs::write(folder.join("mmproj-model.gguf"), MMPROJ_GGUF).expect("a writable folder");
-    for (name, split, count) in [("train", Split::Train, 4), ("held", Split::HeldOut, 30), ("few", Split::HeldOut, 6)] {
-        let tasks = vec![TaskKind::SpatialReasoning, TaskKind::GeneralVqa];
-        let options = DatasetOptions { count, split, tasks, ..DatasetOptions::default() };
-        write_dataset(&folder.join(name), &options).expect("a writable folder");
+    for (name, count) in [("train", 4), ("held", 30), ("few", 6)] {
+        let row = |index: usize| {
+            format!(
+                "{{\"problem\": \"{name}: how many is {index} and 1?\", \"answer\": \"{}\", \
+                 \"problem_type\": \"numerical\", \"task_type\": \"math_reasoning\"}}\n",
+                index + 1
+            )
+        };
+        let rows: String = (0..count).map(row).collect();
+        fs::write(folder.join(name).with_extension("jsonl"), rows).expect("a writable folder");
     }
 
     // Before any work, and without a folder of checkpoints.
-    let (code, _, told) = owlet(folder, &format!("{ARGUMENTS} -o few.gguf --eval few/data.jsonl"));
+    let (code, _, told) = owlet(folder, &format!("{ARGUMENTS} -o few.gguf --eval few.jsonl"));
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("too few held-out samples") && !folder.join("few.checkpoints").exists(), "{told}");
 
     // A step so small that no answer changes: refused, unless it need not be better.
-    let eval = "--lr 1e-12 --eval held/data.jsonl --json";
+    let eval = "--lr 1e-12 --eval held.jsonl --json";
     let (code, printed, told) = owlet(folder, &format!("{ARGUMENTS} -o same.gguf {eval}"));
     assert_eq!(code, Some(0), "{told}");
     let report: Value = serde_json::from_str(&printed).expect("JSON");
