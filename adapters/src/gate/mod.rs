@@ -79,7 +79,7 @@ impl AdapterGate {
     /// dropped first, whatever the verdict. `on_progress` counts the answers of both.
     ///
     /// # Errors
-    /// `InvalidInput` for fewer samples than the rule wants; `Mismatch` for a candidate, or a live adapter, of another model;
+    /// `InvalidInput` for fewer samples than the rule wants and for options out of range; `Mismatch` for a candidate, or a live adapter, of another model;
     /// `InvalidFile` for a damaged candidate, weights that are not finite among it; those of [`AdapterFile::open`], sessions
     /// and [`evaluate`]; `Cancelled`. Nothing is accepted then.
     pub fn consider(
@@ -90,6 +90,7 @@ impl AdapterGate {
         on_progress: &mut (dyn FnMut(RolloutProgress) + Send),
     ) -> Result<Verdict> {
         self.rule.check_samples(trial.held_out.len())?;
+        trial.options.validate()?;
         let base_model = trial.model.content_hash()?.to_owned();
         if let Some(live) = self.shelf.state.live.as_ref().filter(|live| live.base_model != base_model) {
             let error = Error::new(ErrorKind::Mismatch, "the live adapter is of another model");
