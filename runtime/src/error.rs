@@ -1,49 +1,16 @@
 //! The one error type of all Owlet crates: what failed, where, what was found, what was needed.
 //!
 //! A message reads `cannot load adapter: tensor blk.3.attn_q.weight.lora_a: got [2048, 8], needed [3072, 8]`.
-//! The kind is what programs branch on (C status codes, Swift and Kotlin error cases and CLI exit codes follow it);
-//! the text is for people.
+//! The kind is what programs branch on ([`ErrorKind`] has the one table of it); the text is for people.
+
+mod kind;
 
 use std::{fmt, io, path::Path};
 
+pub use self::kind::ErrorKind;
+
 /// Result of every fallible Owlet call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// What sort of thing went wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// A file or directory does not exist.
-    NotFound,
-    /// The operating system refused a read or a write.
-    Io,
-    /// A file is not what its format demands: truncated, lying lengths, not an image, malformed JSON.
-    InvalidFile,
-    /// Well formed, but something Owlet does not handle: an architecture, a tensor type, an option's value.
-    Unsupported,
-    /// Two things that must fit do not: projector and model, adapter and model, checkpoint and data set.
-    Mismatch,
-    /// An argument is out of its documented range.
-    InvalidInput,
-    /// The tokens asked for do not fit the context.
-    ContextOverflow,
-    /// Something exceeds a stated limit: pixels of an image, bytes of memory.
-    Limit,
-    /// The caller cancelled the work.
-    Cancelled,
-    /// A server was not reached, broke off, or refused.
-    Network,
-    /// Somebody else is using it: another process writes to the same folder.
-    Busy,
-    /// A training whose numbers left their range, again and again.
-    Diverged,
-    /// An adapter that changes nothing: it was never trained, or its scale is too small to matter.
-    NoEffect,
-    /// llama.cpp or ggml failed for a reason it did not tell.
-    Backend,
-    /// Owlet broke a rule of its own: please report it.
-    Internal,
-}
 
 /// What failed, where, what was found and what was needed.
 #[derive(Debug)]
@@ -108,6 +75,38 @@ impl Error {
     /// What sort of thing went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
+    }
+
+    /// Where, as the calls of [`Error::at`] put it together.
+    pub fn place(&self) -> Option<&str> {
+        self.0.place.as_deref()
+    }
+
+    /// What was found, as [`Error::got`] said.
+    pub fn found(&self) -> Option<&str> {
+        self.0.got.as_deref()
+    }
+
+    /// What would have been accepted, as [`Error::needed`] said.
+    pub fn wanted(&self) -> Option<&str> {
+        self.0.needed.as_deref()
+    }
+
+    /// The texts of the errors underneath, from the outermost on. Some errors repeat their source's words in their own:
+    /// those are left out.
+    pub fn causes(&self) -> Vec<String> {
+        let mut causes = Vec::new();
+        let mut told = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(source) = cause {
+            let text = source.to_string();
+            if !told.contains(&text) {
+                causes.push(text.clone());
+                told = text;
+            }
+            cause = source.source();
+        }
+        causes
     }
 }
 

@@ -1,17 +1,17 @@
 //! What a command returns when it cannot go on, and what the shell and the person are told about it.
 //!
-//! | exit code | meaning | [`ErrorKind`] |
-//! |---|---|---|
-//! | 0 | done; also when the reader of our output went away | |
-//! | 1 | something given to us is wrong | all others, and a wrong command line |
-//! | 2 | Owlet or llama.cpp failed | `Backend`, `Internal` |
-//! | 130 | stopped by Ctrl-C, SIGTERM or `--time-limit` | `Cancelled` |
+//! | exit code | meaning |
+//! |---|---|
+//! | 0 | done; also when the reader of our output went away |
+//! | 1 | something given to us is wrong, the command line included |
+//! | 2 | Owlet or llama.cpp failed |
+//! | 130 | stopped by Ctrl-C, SIGTERM or `--time-limit` |
+//!
+//! [`ErrorKind::exit_code`] has the table of it.
 
-use std::{error::Error as _, fmt::Write as _, io};
+use std::{fmt::Write as _, io};
 
 use owlet::{Error, ErrorKind};
-
-use super::interrupt;
 
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -49,11 +49,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::BrokenPipe => 0,
-            Self::Error { error, .. } => match error.kind() {
-                ErrorKind::Backend | ErrorKind::Internal => 2,
-                ErrorKind::Cancelled => interrupt::EXIT_CODE,
-                _ => 1,
-            },
+            Self::Error { error, .. } => error.kind().exit_code(),
         }
     }
 
@@ -61,16 +57,8 @@ impl Failure {
     pub(crate) fn message(&self) -> Option<String> {
         let Self::Error { error, hints } = self else { return None };
         let mut text = format!("error: {error}");
-        let mut told = error.to_string();
-        let mut cause = error.source();
-        while let Some(source) = cause {
-            let line = source.to_string();
-            // Some errors repeat their source's words in their own.
-            if !told.contains(&line) {
-                let _ = write!(text, "\n  caused by: {line}");
-                told = line;
-            }
-            cause = source.source();
+        for cause in error.causes() {
+            let _ = write!(text, "\n  caused by: {cause}");
         }
         for hint in hints.iter().map(String::as_str).chain(general_hint(error.kind())) {
             let _ = write!(text, "\nhint: {hint}");
@@ -115,26 +103,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_codes_tell_whose_fault_it_is() {
-        let cases = [
-            (ErrorKind::NotFound, 1),
-            (ErrorKind::Io, 1),
-            (ErrorKind::InvalidFile, 1),
-            (ErrorKind::Unsupported, 1),
-            (ErrorKind::Mismatch, 1),
-            (ErrorKind::InvalidInput, 1),
-            (ErrorKind::ContextOverflow, 1),
-            (ErrorKind::Limit, 1),
-            (ErrorKind::Cancelled, 130),
-            (ErrorKind::Network, 1),
-            (ErrorKind::Busy, 1),
-            (ErrorKind::Diverged, 1),
-            (ErrorKind::NoEffect, 1),
-            (ErrorKind::Backend, 2),
-            (ErrorKind::Internal, 2),
-        ];
-        for (kind, code) in cases {
-            assert_eq!(Failure::from(Error::new(kind, "x")).exit_code(), code, "{kind:?}");
+    fn exit_codes_are_those_of_the_table() {
+        for &kind in ErrorKind::ALL {
+            assert_eq!(Failure::from(Error::new(kind, "x")).exit_code(), kind.exit_code(), "{}", kind.name());
         }
         assert_eq!(Failure::BrokenPipe.exit_code(), 0);
     }

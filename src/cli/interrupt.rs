@@ -4,16 +4,13 @@ use owlet::{CancelToken, Error, ErrorKind};
 
 use super::failure::Result;
 
-/// What a shell reports for a program that SIGINT ended; also the exit code of [`ErrorKind::Cancelled`].
-pub(crate) const EXIT_CODE: u8 = 130;
-
 /// A token that the first signal cancels; a second signal ends the process.
 pub(crate) fn cancel_on_signal() -> Result<CancelToken> {
     let token = CancelToken::new();
     let signalled = token.clone();
     ctrlc::set_handler(move || {
         if signalled.is_cancelled() {
-            std::process::exit(i32::from(EXIT_CODE));
+            std::process::exit(i32::from(ErrorKind::Cancelled.exit_code()));
         }
         signalled.cancel();
     })
