@@ -21,14 +21,15 @@ struct Layer {
     tests_may_import: &'static [&'static str],
 }
 
-const LAYERS: [Layer; 6] = [
+const LAYERS: &[Layer] = &[
     Layer { package: "owlet-runtime", may_import: &[], tests_may_import: &["owlet-models"] },
     Layer { package: "owlet-models", may_import: &[], tests_may_import: &[] },
     Layer { package: "owlet-quant", may_import: &["owlet-runtime"], tests_may_import: &["owlet-models"] },
     Layer { package: "owlet-adapters", may_import: &["owlet-runtime"], tests_may_import: &["owlet-models"] },
+    // A phone's library: neither the quantizer nor the embedded model.
     Layer {
-        package: "owlet-bindings",
-        may_import: &["owlet-runtime", "owlet-quant", "owlet-adapters"],
+        package: "owlet-host",
+        may_import: &["owlet-runtime", "owlet-adapters"],
         tests_may_import: &["owlet-models"],
     },
     Layer {

@@ -46,6 +46,12 @@ impl CancelToken {
         Self(Arc::new(Wish { at, parent: Some(self.clone()), ..Wish::default() }))
     }
 
+    /// A token that is cancelled with this one. Cancelling it leaves this one alone.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self(Arc::new(Wish { parent: Some(self.clone()), ..Wish::default() }))
+    }
+
     /// Asks the work to stop.
     pub fn cancel(&self) {
         self.0.is_cancelled.store(true, Ordering::Relaxed);
@@ -167,6 +173,8 @@ mod tests {
             (CancelToken::after(Duration::MAX), None),
             (CancelToken::new().or_after(NEVER), None),
             (asked.clone(), Some("cancelled")),
+            (asked.child(), Some("cancelled")),
+            (CancelToken::new().child(), None),
             (asked.or_after(NEVER), Some("cancelled")),
             (CancelToken::after(Duration::ZERO), Some("cancelled: the time is up")),
             (CancelToken::new().or_after(Duration::ZERO), Some("cancelled: the time is up")),
@@ -184,6 +192,7 @@ mod tests {
 
         let parent = CancelToken::new();
         parent.or_after(NEVER).cancel();
+        parent.child().cancel();
         assert!(!parent.is_cancelled(), "a child's wish is its own");
     }
 }

@@ -280,6 +280,8 @@ fn answer(
         cancel.check()?;
         stop = speculate::advance(session, seq, prompt, writer, &mut draft, show)?;
     };
+    // Whoever cancels within the last event wants no turn of it.
+    cancel.check()?;
     let text = draft.raw_text().to_owned();
     Ok(Answered { answer: draft.finish(stop), text, first_token })
 }

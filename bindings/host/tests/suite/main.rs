@@ -1,0 +1,7 @@
+//! The host layer as bindings use it.
+
+mod jobs;
+mod logs;
+mod sessions;
+mod tiny;
+mod workers;
