@@ -11,7 +11,7 @@ DEMO_OUT ?= demo-out
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-heavy lint check-adapter bench bench-peer bench-decode bench-rollouts bench-cost \
+.PHONY: help setup demo test test-python test-heavy lint check-adapter bench bench-peer bench-decode bench-rollouts bench-cost \
     bench-cancel bench-conversation bench-all bench-learning bench-votes bench-speculation
 
 help: ## Show this list
@@ -26,6 +26,10 @@ demo: setup ## Quantize, ask, adapt and ask again, on the embedded model; the re
 test: setup ## Run every test
 	$(cargo) test --workspace --locked --no-fail-fast
 
+test-python: setup ## Generate the Python bindings and run their tests
+	PATH='$(CARGO_HOME)/bin':"$$PATH" bindings/python/generate.sh
+	python3 bindings/python/test_owlet.py
+
 test-heavy: setup ## Run the tests that take a minute: recovery of the embedded model from 2 bits, thousands of damaged files
 	$(cargo) test --workspace --locked --test recovery --test bad_files -- --ignored
 
@@ -34,7 +38,7 @@ lint: ## Check formatting, clippy, the documentation and the shell scripts
 	$(cargo) fmt --all --check
 	$(cargo) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(cargo) doc --workspace --no-deps --locked
-	shellcheck scripts/*.sh benches/peer/run.sh .ci/run
+	shellcheck scripts/*.sh bindings/python/*.sh benches/peer/run.sh .ci/run
 
 BENCH_ARGS ?=
 bench: setup ## Time a training step, the gradient through packed weights, the resize of a photo, and kept prompts (docs/performance.md)

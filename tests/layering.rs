@@ -1,5 +1,5 @@
-//! The direction of imports is a rule, not a habit: `llama.cpp <- runtime <- {quant, adapters} <- {owlet, bindings}`,
-//! with `models` a leaf that stands beside them. Crates are read from `cargo metadata`, names from the sources.
+//! The direction of imports is a rule, not a habit: `llama.cpp <- runtime <- {quant, adapters} <- owlet` and
+//! `{runtime, adapters} <- host <- bindings`, with `models` a leaf that stands beside them. Crates are read from `cargo metadata`, names from the sources.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,6 +32,12 @@ const LAYERS: &[Layer] = &[
         may_import: &["owlet-runtime", "owlet-adapters"],
         tests_may_import: &["owlet-models"],
     },
+    Layer {
+        package: "owlet-bindings",
+        may_import: &["owlet-runtime", "owlet-adapters", "owlet-host"],
+        tests_may_import: &["owlet-models"],
+    },
+    Layer { package: "owlet-bindgen", may_import: &[], tests_may_import: &[] },
     Layer {
         package: "owlet",
         may_import: &["owlet-runtime", "owlet-quant", "owlet-adapters", "owlet-models"],
@@ -69,12 +75,62 @@ fn only_the_runtime_depends_on_llama_cpp() {
     }
 }
 
+/// Cargo builds a crate once for every set of features that its dependencies have, those of build scripts included, and which
+/// these are depends on the packages that are asked for. Two sets would be a quarter of an hour more for whoever builds.
+#[test]
+fn llama_cpp_is_built_once_whatever_is_built() {
+    let selections: [&[&str]; 4] =
+        [&["-p", "owlet"], &["-p", "owlet-runtime"], &["-p", "owlet-bindings"], &["--workspace"]];
+    let [first, others @ ..] = selections.map(|selection| (selection, below_llama_cpp(selection)));
+    assert!(first.1.len() > 10, "the build of llama.cpp needs crates: {:?}", first.1);
+    for (selection, crates) in others {
+        let differences: Vec<_> = first.1.symmetric_difference(&crates).collect();
+        assert!(differences.is_empty(), "{:?} and {selection:?} differ in {differences:?}", first.0);
+    }
+}
+
+/// What `llama-cpp-sys-2` depends on, with features, when `selection` is built.
+fn below_llama_cpp(selection: &[&str]) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--offline",
+            "--edges",
+            "normal,build",
+            "--prefix",
+            "depth",
+            "--no-dedupe",
+            "--format",
+            " {p} [{f}]",
+        ])
+        .args(selection)
+        .current_dir(root())
+        .output()
+        .expect("cargo runs this test, so it can be run");
+    assert!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines = text.lines().filter_map(|line| line.split_once(' ')).map(|(depth, name)| (depth.parse(), name));
+    let mut crates = BTreeSet::new();
+    // Depth of the `llama-cpp-sys-2` that is being read.
+    let mut top: Option<usize> = None;
+    for (depth, name) in lines {
+        let Ok(depth) = depth else { continue };
+        if top.is_none_or(|top| depth <= top) {
+            top = name.starts_with("llama-cpp-sys-2 ").then_some(depth);
+        }
+        if top.is_some() {
+            crates.insert(name.to_owned());
+        }
+    }
+    crates
+}
+
 #[test]
 fn llama_cpp_is_named_only_in_the_runtime_and_unsafe_stays_beside_it() {
     let rules = [
         // (word, folders where it may stand)
         ("llama_cpp_", &["runtime"][..]),
-        ("unsafe", &["runtime", "bindings"][..]),
+        ("unsafe", &["runtime", "bindings/c"][..]),
     ];
     let mut violations = Vec::new();
     for path in rust_sources() {

@@ -4,7 +4,8 @@
 //!    without a value. Both give a [`Pending`], which is awaited by any executor or waited for by a thread.
 //! 2. [`Session`] is a conversation behind a worker.
 //! 3. [`Job`] is a training run behind a worker, which can be paused.
-//! 4. [`log`] hands what Owlet logs to the app.
+//! 4. [`Gate`] says whether an adapter may go live, behind a worker.
+//! 5. [`log`] hands what Owlet logs to the app.
 //!
 //! The rules, which the bindings pass on to their users:
 //!
@@ -15,6 +16,7 @@
 //! - **Ends.** Dropping an object cancels its calls and waits for its thread, [`CLOSING_TIME`] at most.
 #![forbid(unsafe_code)]
 
+mod gate;
 mod job;
 pub mod log;
 mod pending;
@@ -24,6 +26,7 @@ mod worker;
 pub use owlet_runtime::CancelToken;
 
 pub use self::{
+    gate::{AnswerCounter, Gate},
     job::{Job, JobEvent, JobReport, JobState, Observer, SLICE},
     pending::Pending,
     session::{Adapters, Listener, Session},
