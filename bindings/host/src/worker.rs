@@ -62,6 +62,8 @@ struct Desk<S> {
 struct State<S> {
     waiting: VecDeque<(CancelToken, Call<S>)>,
     resting: Vec<(CancelToken, Call<S>)>,
+    /// Whether [`Worker::wake`] was called during the call under way, which may be about to rest.
+    is_woken: bool,
     /// Of the call under way.
     running: Option<CancelToken>,
     is_closed: bool,
@@ -87,6 +89,7 @@ impl<S> Desk<S> {
             }
             if let Some((cancel, call)) = state.waiting.pop_front() {
                 state.running = Some(cancel.clone());
+                state.is_woken = false;
                 return Some((cancel, call));
             }
             state = if state.resting.is_empty() {
@@ -104,6 +107,7 @@ impl<S> Desk<S> {
         match next {
             _ if state.is_closed => {}
             Next::Again => return state.waiting.push_back((cancel, call)),
+            Next::Rest if state.is_woken => return state.waiting.push_back((cancel, call)),
             Next::Rest => return state.resting.push((cancel, call)),
             Next::Done | Next::Broken => {}
         }
@@ -132,7 +136,7 @@ impl<S: Send + 'static> Worker<S> {
     /// `Io` when the system gives no thread.
     pub fn start(name: &str, value: S) -> Result<Self> {
         let (waiting, resting) = (VecDeque::new(), Vec::new());
-        let state = State { waiting, resting, running: None, is_closed: false, has_ended: false };
+        let state = State { waiting, resting, running: None, is_woken: false, is_closed: false, has_ended: false };
         let desk = Arc::new(Desk { state: Mutex::new(state), changed: Condvar::new() });
         let at_desk = Arc::clone(&desk);
         let thread = spawn(name, move || {
@@ -194,6 +198,7 @@ impl<S: Send + 'static> Worker<S> {
         let mut state = self.desk.lock();
         let resting = std::mem::take(&mut state.resting);
         state.waiting.extend(resting);
+        state.is_woken = true;
         drop(state);
         self.desk.changed.notify_all();
     }

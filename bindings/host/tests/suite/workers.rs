@@ -171,6 +171,28 @@ fn work_in_slices_lets_others_in_rests_and_is_woken_or_cancelled() {
 }
 
 #[test]
+fn work_that_is_woken_while_it_decides_to_rest_goes_on() {
+    let worker = Worker::start("test", 0).expect("a thread");
+    let ((deciding, decides), (decided, decision)) = (mpsc::channel(), mpsc::channel::<()>());
+    // Not for ever, if it rests after all.
+    let cancel = CancelToken::after(Duration::from_secs(60));
+    let work = worker.submit_slices(&cancel, move |n_slices: &mut i32, cancel| {
+        cancel.check()?;
+        *n_slices += 1;
+        if *n_slices > 1 {
+            return Ok(Progress::Done(*n_slices));
+        }
+        deciding.send(()).expect("heard");
+        decision.recv().expect("told");
+        Ok(Progress::Rest)
+    });
+    decides.recv().expect("it began");
+    worker.wake();
+    decided.send(()).expect("heard");
+    assert_eq!(work.wait().expect("it goes on"), 2);
+}
+
+#[test]
 fn a_worker_may_be_dropped_by_its_own_call() {
     let worker = Arc::new(Worker::start("test", ()).expect("a thread"));
     let (send, last) = mpsc::channel::<Arc<Worker<()>>>();
