@@ -9,9 +9,10 @@ cargo := PATH='$(CARGO_HOME)/bin':"$$PATH" cargo
 
 DEMO_OUT ?= demo-out
 DEMO_ARGS ?=
+STRIP ?= strip
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-python test-heavy lint check-adapter bench bench-peer bench-decode bench-rollouts bench-cost \
+.PHONY: help setup demo install header test-valgrind test test-python test-heavy lint check-adapter bench bench-peer bench-decode bench-rollouts bench-cost \
     bench-cancel bench-conversation bench-all bench-learning bench-votes bench-speculation
 
 help: ## Show this list
@@ -30,6 +31,19 @@ test-python: setup ## Generate the Python bindings and run their tests
 	PATH='$(CARGO_HOME)/bin':"$$PATH" bindings/python/generate.sh
 	python3 bindings/python/test_owlet.py
 
+PREFIX ?= /usr/local
+install: setup ## Install the C library, its header, pkg-config file and CMake package below PREFIX
+	$(cargo) build --locked -p owlet-c
+	STRIP='$(STRIP)' sh bindings/c/install/install.sh target/debug '$(PREFIX)'
+
+header: setup ## Make bindings/include/owlet.h anew from the sources
+	OWLET_WRITE_HEADER=1 $(cargo) test --locked -p owlet-c --test header
+
+# Valgrind 3.19 knows no AVX-512: a build of its own, llama.cpp included, for processors of 2013.
+test-valgrind: setup ## Run the C programs under valgrind; builds everything once more
+	@scripts/setup.sh valgrind
+	RUSTFLAGS='-C target-cpu=x86-64-v3' $(cargo) test --locked --target-dir target/valgrind -p owlet-c --test programs valgrind
+
 test-heavy: setup ## Run the tests that take a minute: recovery of the embedded model from 2 bits, thousands of damaged files
 	$(cargo) test --workspace --locked --test recovery --test bad_files -- --ignored
 
@@ -38,7 +52,7 @@ lint: ## Check formatting, clippy, the documentation and the shell scripts
 	$(cargo) fmt --all --check
 	$(cargo) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(cargo) doc --workspace --no-deps --locked
-	shellcheck scripts/*.sh bindings/python/*.sh benches/peer/run.sh .ci/run
+	shellcheck scripts/*.sh bindings/c/install/*.sh bindings/python/*.sh benches/peer/run.sh .ci/run
 
 BENCH_ARGS ?=
 bench: setup ## Time a training step, the gradient through packed weights, the resize of a photo, and kept prompts (docs/performance.md)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what a build of Owlet needs and this machine lacks: cmake, a C++ compiler, libclang
-# (bindgen reads llama.cpp's headers with it) and Rust; also shellcheck and python-venv where the
+# (bindgen reads llama.cpp's headers with it) and Rust; also shellcheck, valgrind and python-venv where the
 # arguments name them. Knows apt, dnf and brew, and says what to install by hand elsewhere.
 # Safe to run again: with everything in place it only looks.
 set -eu
@@ -58,9 +58,9 @@ missing_tools() {
     rust_is_new_enough || have rustup || have curl || printf 'curl '
     for tool in "$@"; do
         case "$tool" in
-        shellcheck) have shellcheck || printf 'shellcheck ' ;;
+        shellcheck | valgrind) have "$tool" || printf '%s ' "$tool" ;;
         python-venv) python3 -c 'import ensurepip, venv' 2>/dev/null || printf 'python-venv ' ;;
-        *) die "unknown tool: $tool" "it can be shellcheck or python-venv" ;;
+        *) die "unknown tool: $tool" "it can be shellcheck, valgrind or python-venv" ;;
         esac
     done
 }

@@ -37,6 +37,11 @@ const LAYERS: &[Layer] = &[
         may_import: &["owlet-runtime", "owlet-adapters", "owlet-host"],
         tests_may_import: &["owlet-models"],
     },
+    Layer {
+        package: "owlet-c",
+        may_import: &["owlet-runtime", "owlet-adapters", "owlet-host"],
+        tests_may_import: &["owlet-models"],
+    },
     Layer { package: "owlet-bindgen", may_import: &[], tests_may_import: &[] },
     Layer {
         package: "owlet",
@@ -79,8 +84,8 @@ fn only_the_runtime_depends_on_llama_cpp() {
 /// these are depends on the packages that are asked for. Two sets would be a quarter of an hour more for whoever builds.
 #[test]
 fn llama_cpp_is_built_once_whatever_is_built() {
-    let selections: [&[&str]; 4] =
-        [&["-p", "owlet"], &["-p", "owlet-runtime"], &["-p", "owlet-bindings"], &["--workspace"]];
+    let selections: [&[&str]; 5] =
+        [&["-p", "owlet"], &["-p", "owlet-runtime"], &["-p", "owlet-bindings"], &["-p", "owlet-c"], &["--workspace"]];
     let [first, others @ ..] = selections.map(|selection| (selection, below_llama_cpp(selection)));
     assert!(first.1.len() > 10, "the build of llama.cpp needs crates: {:?}", first.1);
     for (selection, crates) in others {
