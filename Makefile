@@ -12,8 +12,9 @@ DEMO_ARGS ?=
 STRIP ?= strip
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo install header test-valgrind test test-python test-heavy lint check-adapter bench bench-peer bench-decode bench-rollouts bench-cost \
-    bench-cancel bench-conversation bench-all bench-learning bench-votes bench-speculation
+.PHONY: help setup demo install header test test-python test-swift test-valgrind test-heavy lint check-adapter bench \
+    bench-peer bench-decode bench-rollouts bench-cost bench-cancel bench-conversation bench-all bench-learning \
+    bench-votes bench-speculation
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,12 +48,15 @@ test-valgrind: setup ## Run the C programs under valgrind; builds everything onc
 test-heavy: setup ## Run the tests that take a minute: recovery of the embedded model from 2 bits, thousands of damaged files
 	$(cargo) test --workspace --locked --test recovery --test bad_files -- --ignored
 
+test-swift: setup ## Test the Swift package; fetches Swift where there is none (1.5 GB in target/, Debian)
+	mobile/swift/test.sh
+
 lint: ## Check formatting, clippy, the documentation and the shell scripts
 	@scripts/setup.sh shellcheck
 	$(cargo) fmt --all --check
 	$(cargo) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(cargo) doc --workspace --no-deps --locked
-	shellcheck scripts/*.sh bindings/c/install/*.sh bindings/python/*.sh benches/peer/run.sh .ci/run
+	shellcheck -x scripts/*.sh bindings/c/install/*.sh bindings/python/*.sh mobile/*.sh mobile/*/*.sh benches/peer/run.sh .ci/run
 
 BENCH_ARGS ?=
 bench: setup ## Time a training step, the gradient through packed weights, the resize of a photo, and kept prompts (docs/performance.md)
