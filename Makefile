@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 STRIP ?= strip
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo install header test test-python test-swift test-valgrind test-heavy lint check-adapter bench \
+.PHONY: help setup demo install header test test-python test-swift test-valgrind test-aarch64 test-heavy lint check-adapter bench \
     bench-peer bench-decode bench-rollouts bench-cost bench-cancel bench-conversation bench-all bench-learning \
     bench-votes bench-speculation
 
@@ -50,6 +50,9 @@ test-heavy: setup ## Run the tests that take a minute: recovery of the embedded 
 
 test-swift: setup ## Test the Swift package; fetches Swift where there is none (1.5 GB in target/, Debian)
 	mobile/swift/test.sh
+
+test-aarch64: setup ## Build for 64-bit ARM Linux and test under qemu; a long build, optional
+	mobile/test-aarch64.sh
 
 lint: ## Check formatting, clippy, the documentation and the shell scripts
 	@scripts/setup.sh shellcheck
