@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 STRIP ?= strip
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo install header test test-python test-swift test-valgrind test-aarch64 test-heavy lint check-adapter bench \
+.PHONY: help setup demo install header test test-python test-kotlin test-swift test-valgrind test-aarch64 test-heavy lint check-adapter bench \
     bench-peer bench-decode bench-rollouts bench-cost bench-cancel bench-conversation bench-all bench-learning \
     bench-votes bench-speculation
 
@@ -31,6 +31,9 @@ test: setup ## Run every test
 test-python: setup ## Generate the Python bindings and run their tests
 	PATH='$(CARGO_HOME)/bin':"$$PATH" bindings/python/generate.sh
 	python3 bindings/python/test_owlet.py
+
+test-kotlin: setup ## Build the Kotlin library and run its tests; installs JNA, JUnit and the Kotlin compiler
+	mobile/kotlin/test.sh
 
 PREFIX ?= /usr/local
 install: setup ## Install the C library, its header, pkg-config file and CMake package below PREFIX
