@@ -12,9 +12,9 @@ DEMO_ARGS ?=
 STRIP ?= strip
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo install header test test-python test-kotlin test-swift test-valgrind test-aarch64 test-heavy lint check-adapter bench \
-    bench-peer bench-decode bench-rollouts bench-cost bench-cancel bench-conversation bench-all bench-learning \
-    bench-votes bench-speculation
+.PHONY: help setup demo install header test test-python test-kotlin test-swift test-valgrind test-aarch64 test-heavy \
+    check-phones lint check-adapter bench bench-peer bench-decode bench-rollouts bench-cost bench-cancel \
+    bench-conversation bench-all bench-learning bench-votes bench-speculation
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ test-python: setup ## Generate the Python bindings and run their tests
 
 test-kotlin: setup ## Build the Kotlin library and run its tests; installs JNA, JUnit and the Kotlin compiler
 	mobile/kotlin/test.sh
+
+check-phones: setup ## Compile the Rust half for Android and iOS (Debian on x86-64; links nothing, fetches 170 MB)
+	$(cargo) build --locked -p owlet-runtime
+	mobile/check-targets.sh
 
 PREFIX ?= /usr/local
 install: setup ## Install the C library, its header, pkg-config file and CMake package below PREFIX
