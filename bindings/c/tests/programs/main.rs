@@ -54,6 +54,7 @@ fn run_test(name: &str) {
 #[test]
 fn every_misuse_ends_in_a_status() {
     run_test("bad_input");
+    run_test("bad_options");
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn programs_leave_nothing_behind() {
         return;
     }
     let files = Files::new("valgrind");
-    for test in ["bad_input", "callbacks"] {
+    for test in ["bad_input", "bad_options", "callbacks"] {
         let program = compile(Path::new(&format!("tests/c/{test}.c")), Language::C11, Link::Dynamic, &[]);
         must(valgrind(&program).args(files.arguments()));
     }
