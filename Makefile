@@ -17,7 +17,7 @@ STRIP ?= strip
     bench-conversation bench-all bench-learning bench-votes bench-speculation
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what building needs: cmake, a C++ compiler, libclang, Rust
 	@scripts/setup.sh

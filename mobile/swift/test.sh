@@ -47,7 +47,10 @@ PACKAGE
 status=0
 report=$out/report.txt
 # shellcheck disable=SC2086 # a list of options
-swift build "$here" --build-tests $link
+swift build "$here" --build-tests $link || {
+    echo "swift: 0 passed, unknown number failed: it does not compile"
+    exit 1
+}
 # shellcheck disable=SC2086
 swift test "$here" --skip-build --disable-xctest $link "$@" >"$report" 2>&1 || status=$?
 cat "$report"
