@@ -175,7 +175,7 @@ impl Shelf {
 
     /// Whether the file of `kept` has the bytes that it was judged with.
     fn is_whole(&self, kept: &Kept) -> bool {
-        GgufFile::open(&self.path(kept)).is_ok_and(|file| file.content_hash().is_ok_and(|hash| hash == kept.hash))
+        GgufFile::open(self.path(kept)).is_ok_and(|file| file.content_hash().is_ok_and(|hash| hash == kept.hash))
     }
 
     fn drop_damaged(&mut self) -> Result<Vec<PathBuf>> {
