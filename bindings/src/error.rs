@@ -135,7 +135,6 @@ pub struct CancelToken(pub(crate) runtime::CancelToken);
 impl CancelToken {
     /// A token that is not cancelled.
     #[uniffi::constructor]
-    #[expect(clippy::new_without_default, reason = "a constructor for other languages")]
     pub fn new() -> Arc<Self> {
         Arc::new(Self(runtime::CancelToken::new()))
     }

@@ -17,6 +17,7 @@
 //!   throw becomes the error of the call, of kind `Callback`. They must not wait for the object that calls them.
 //! - Counts are `u32`, bytes `u64`; a number that is out of range is an error and never cut.
 // No `forbid(unsafe_code)`: what UniFFI's macros write has some. `tests/layering.rs` keeps it out of these files.
+#![expect(clippy::result_large_err, reason = "UniFFI's records hold no boxes, and calls that fail are few")]
 
 mod adapter;
 mod answer;

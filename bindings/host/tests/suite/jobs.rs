@@ -52,7 +52,11 @@ fn open(data: &Dataset, reward: &Arc<Length>, n_steps: u64, folder: Option<&Temp
 fn ear() -> (Arc<Mutex<Vec<JobEvent>>>, Observer) {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let into = Arc::clone(&heard);
-    (heard, Box::new(move |event| Ok(into.lock().expect("no panic").push(event))))
+    let observer = move |event| {
+        into.lock().expect("no panic").push(event);
+        Ok(())
+    };
+    (heard, Box::new(observer))
 }
 
 fn n_steps_heard(heard: &Mutex<Vec<JobEvent>>) -> usize {

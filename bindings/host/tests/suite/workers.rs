@@ -147,7 +147,11 @@ fn work_in_slices_lets_others_in_rests_and_is_woken_or_cancelled() {
         })
     });
     // Comes between two slices of work that would go on for ever.
-    worker.submit(&no_cancel, |value, _| Ok(*value = 5)).wait().expect("its turn comes");
+    let set = worker.submit(&no_cancel, |value, _| {
+        *value = 5;
+        Ok(())
+    });
+    set.wait().expect("its turn comes");
     while n_slices.load(Ordering::Relaxed) == 0 {
         thread::yield_now();
     }
