@@ -69,7 +69,7 @@ fn who_waits_for_a_shared_session_can_be_stopped() {
         let (first, stop, question) = (&mut first, &stop, &question);
         let first = scope.spawn(move || {
             // Answers until it is told to end.
-            first.ask(question(), stop, &mut |_| {
+            first.ask(question(), &CancelToken::new(), &mut |_| {
                 let _ = begun.send(());
                 while !stop.is_cancelled() {
                     thread::sleep(A_MOMENT);
