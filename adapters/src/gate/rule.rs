@@ -249,15 +249,19 @@ mod tests {
         }
     }
 
+    /// Of the task and the number of a sample.
+    type Reward = fn(TaskType, usize) -> f64;
+    /// Name, rule, tasks of the samples, their rewards, and what the verdict says.
+    type Case<'a> = (&'a str, GateRule, &'a [TaskType], Reward, &'a [&'a str]);
+
     #[test]
     fn candidates_pass_by_the_change_of_the_reward_and_of_every_task() {
         let (one, two) = ([TaskType::Ocr].as_slice(), [TaskType::Ocr, TaskType::ChartQa].as_slice());
         let strict = GateRule::default();
         let lenient = GateRule { most_loss: 0.05, ..strict };
         let demanding = GateRule { least_gain: 0.2, ..strict };
-        type Reward = fn(TaskType, usize) -> f64;
         let base: Reward = |_, index| (index % 5) as f64 / 5.0;
-        let cases: [(&str, GateRule, &[TaskType], Reward, &[&str]); 9] = [
+        let cases: [Case; 9] = [
             ("the same", strict, one, |_, index| (index % 5) as f64 / 5.0, &["above +0.000"]),
             ("the same, which is allowed", lenient, one, |_, index| (index % 5) as f64 / 5.0, &[]),
             ("better on every question", strict, one, |_, index| (index % 5) as f64 / 5.0 + 0.1, &[]),
