@@ -61,7 +61,8 @@ impl ImageCache {
     /// The same cache with `folder` behind it, which is made where it does not exist: what is encoded is written there, and
     /// what memory does not have is looked for. Files are checked as they are read; damaged ones are encoded again and
     /// replaced. Of files with embeddings the folder keeps `max_bytes`: whenever one is written, those that were not used for
-    /// the longest time are removed. Several processes may share it; other files in it are left alone.
+    /// the longest time are removed, and files that a killed writer of Owlet's left a day ago. Several processes may share it;
+    /// other files in it are left alone.
     ///
     /// # Errors
     /// `Io` when the folder cannot be made.
